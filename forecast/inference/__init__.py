@@ -1,0 +1,1 @@
+"""Rolls out ensembles of any size, step by step, into forecast stores."""

@@ -1,0 +1,1 @@
+"""Proper scores and other losses over members, as pure functions on tensors."""

@@ -1,0 +1,1 @@
+"""Turns scores and forecasts into one self-contained HTML page."""

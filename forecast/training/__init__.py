@@ -1,0 +1,1 @@
+"""Trains a forecaster: loop, curriculum, optimiser, checkpoints, monitoring."""
