@@ -1,0 +1,125 @@
+"""Windows of consecutive states, as a forecaster sees them in training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from forecast.core import seeding
+from forecast.core.config import DataSection
+from forecast.core.errors import ForecastError
+from forecast.core.store import Store
+from forecast.core.times import format_duration, format_time
+from forecast.core.variables import find
+from forecast.data.forcings import Forcings, static_fields
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window.
+
+    Attributes:
+        states: (T, V, G) float32, physical units; T = input_steps + rollout, V = prognostic then diagnostic.
+        forcings: (T, G, F) float32, computed forcings then static fields.
+        dates: (T,) datetime64[s].
+        from_analysis: whether the first input_steps states are analyses.
+        key: identity of the sample.
+    """
+
+    states: np.ndarray
+    forcings: np.ndarray
+    dates: np.ndarray
+    from_analysis: bool
+    key: int
+
+
+class Dataset:
+    """All windows of a period whose dates lie `data.step` apart and that contain no missing date.
+
+    Args:
+        data: which variables, step and inputs.
+        period: first and last date that a window may touch.
+        truth: store of the states.
+        analysis: store with the same dates, of the states that forecasts start from; None where truth serves.
+        analysis_share: share of samples that start from the analysis, drawn by each sample's key.
+
+    Raises:
+        ForecastError: a variable that the store lacks, a step that is no multiple of its frequency or that an
+            accumulation does not span, or an analysis store that does not go with the truth.
+    """
+
+    def __init__(
+        self,
+        data: DataSection,
+        period: tuple[np.datetime64, np.datetime64],
+        truth: Store,
+        analysis: Store | None = None,
+        analysis_share: float = 1.0,
+    ) -> None:
+        self.data, self.period, self.truth, self.analysis = data, period, truth, analysis
+        self.analysis_share = analysis_share if analysis is not None else 0.0
+        self.variables = (*data.prognostic, *data.diagnostic)
+        self._stride = truth.stride(data.step)
+        truth.position(self.variables)
+        _check_sums(truth, data.step, self.variables)
+        self._missing = truth.missing
+        if analysis is not None:
+            _check_pair(truth, analysis, self.variables)
+            self._missing = truth.missing | analysis.missing
+        static = static_fields(truth, data.static)
+        self.forcings = Forcings(data.forcings, truth.grid.latitudes, truth.grid.longitudes, static)
+
+    @lru_cache(maxsize=32)  # noqa: B019 - a dataset lives as long as its run
+    def windows(self, rollout: int) -> np.ndarray:
+        """Positions in the store of the first state of every window of `rollout` forecast steps, in time order.
+
+        No window touches or spans a missing date, or leaves the period.
+
+        Raises:
+            ForecastError: there is none; says what the store holds.
+        """
+        dates = self.truth.dates
+        span = (self.data.input_steps + rollout - 1) * self._stride
+        gaps = np.concatenate([[0], np.cumsum(self._missing)])
+        first = np.arange(max(len(dates) - span, 0))
+        inside = (dates[first] >= self.period[0]) & (dates[first + span] <= self.period[1])
+        windows = first[inside & (gaps[first + span + 1] == gaps[first])]
+        if not windows.size:
+            window = f"{self.data.input_steps + rollout} states {format_duration(self.data.step)} apart without a gap"
+            raise ForecastError(
+                f"{self.truth.path}: no {window} between {format_time(self.period[0])} and {format_time(self.period[1])}; "
+                f"it holds {format_time(dates[0])} to {format_time(dates[-1])}, {int(self._missing.sum())} dates missing"
+            )
+        return windows
+
+    def read(self, first: int, rollout: int, key: int) -> Sample:
+        """The window of `rollout` steps whose first state lies at position `first`; each state is read once."""
+        inputs = self.data.input_steps
+        times = first + self._stride * np.arange(inputs + rollout)
+        from_analysis = bool(seeding.uniform(seeding.key(key, "analysis"), 1)[0] < self.analysis_share)
+        if from_analysis and self.analysis is not None:
+            begin = self.analysis.read(times[:inputs], self.variables)
+            states = np.concatenate([begin, self.truth.read(times[inputs:], self.variables)])
+        else:
+            states = self.truth.read(times, self.variables)
+        dates = self.truth.dates[times]
+        return Sample(states, self.forcings(dates), dates, from_analysis, key)
+
+
+def _check_pair(truth: Store, analysis: Store, variables: Sequence[str]) -> None:
+    analysis.position(variables)
+    if not np.array_equal(truth.dates, analysis.dates) or truth.grid.size != analysis.grid.size:
+        raise ForecastError(f"{analysis.path}: dates or grid differ from {truth.path}; ingest both from one source")
+
+
+def _check_sums(truth: Store, step: np.timedelta64, variables: Sequence[str]) -> None:
+    sums = [name for name in variables if (row := find(name)) is not None and row.accumulated]
+    if sums and step != truth.frequency:
+        frequency = format_duration(truth.frequency)
+        raise ForecastError(
+            f"{truth.path}: `{sums[0]}` is accumulated over {frequency}, so data.step={format_duration(step)} "
+            f"would lose part of it: leave it out, or set data.step={frequency}"
+        )

@@ -1,0 +1,57 @@
+"""The curves of a training run as a picture: loss, learning rate, validation scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def plot(metrics: Path, picture: Path) -> None:
+    """Draw the curves of a metrics.jsonl into a PNG, replacing it in one go."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    updates = [line for line in lines if "loss" in line]
+    validations = [line for line in lines if "validation" in line]
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    (loss, lr), (crps, ratio) = figure.subplots(2, 2)
+    _loss(loss, updates)
+    _line(lr, "learning rate", [u["update"] for u in updates], [u["lr"] for u in updates], log=True)
+    _by_variable(crps, "validation: fair CRPS, first step / standard deviation", validations, "fair_crps", log=True)
+    _by_variable(ratio, "validation: spread-skill ratio, first step", validations, "spread_skill")
+    ratio.axhline(1.0, color="0.6", linewidth=0.8)
+    partial = picture.with_suffix(".partial.png")
+    figure.savefig(partial, dpi=100)
+    partial.replace(picture)
+
+
+def _loss(axes: Axes, updates: list[dict[str, Any]]) -> None:
+    steps = np.array([u["update"] for u in updates])
+    loss = np.array([u["loss"] for u in updates])
+    _line(axes, "training loss", steps, loss, log=True, color="0.8")
+    width = max(len(loss) // 50, 1)
+    if width > 1:
+        smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
+        axes.plot(steps[width - 1 :], smooth, color="C0")
+    for change in [b["update"] for a, b in zip(updates, updates[1:], strict=False) if a["rollout"] != b["rollout"]]:
+        axes.axvline(change, color="0.6", linewidth=0.8, linestyle=":")
+
+
+def _by_variable(axes: Axes, title: str, validations: list[dict[str, Any]], score: str, log: bool = False) -> None:
+    steps = [v["update"] for v in validations]
+    for variable in validations[0]["validation"][score] if validations else ():
+        values = [v["validation"][score][variable][0] for v in validations]
+        _line(axes, title, steps, [np.nan if x is None else x for x in values], log=log, label=variable, marker=".")
+    if validations:
+        axes.legend(fontsize=6, ncols=3)
+
+
+def _line(axes: Axes, title: str, x: Any, y: Any, log: bool = False, **style: Any) -> None:
+    axes.plot(x, y, linewidth=1, **style)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("update")
+    if log:
+        axes.set_yscale("log")

@@ -1,0 +1,111 @@
+"""What can be watched while training runs: a progress line, metrics.jsonl, curves.png, TensorBoard if installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from forecast.core.progress import Bar, bar, console
+from forecast.training.curves import plot
+
+METRICS = "metrics.jsonl"
+
+
+class Monitor:
+    """Writes the metrics of one run into `folder`.
+
+    `metrics.jsonl` has a line per update (`update`, counted from 1, `loss`, its terms, `lr`, `rollout`,
+    `gradient_norm`, `seconds` of training so far) and one per validation (`update`, `validation`).
+
+    Args:
+        folder: the training folder.
+        done: updates already made; `kept` bytes of metrics belong to them, the rest is cut off.
+        kept: see `done`.
+        seconds: time already spent training.
+    """
+
+    def __init__(self, folder: Path, done: int = 0, kept: int = 0, seconds: float = 0.0) -> None:
+        self.folder, self._first, self._seconds = folder, done, seconds
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = folder / METRICS
+        metrics.touch()
+        os.truncate(metrics, min(kept, metrics.stat().st_size))
+        self._file = metrics.open("ab")
+        self._board = _tensorboard(folder / "tensorboard", done)
+        self._bar: Bar | None = None
+        self._began = self._noted = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent training, over all its runs."""
+        return self._seconds + time.monotonic() - self._began
+
+    @contextmanager
+    def running(self, total: int) -> Iterator[None]:
+        """The progress line over `total` updates; the last curves are drawn at its end."""
+        with bar("training", total) as self._bar:
+            self._bar.advance(self._first)
+            try:
+                yield
+            finally:
+                self.draw()
+                self._file.close()
+                if self._board is not None:
+                    self._board.close()
+
+    def update(self, update: int, values: dict[str, float]) -> None:
+        """Record one update."""
+        seconds = self.seconds
+        self._write({"update": update, **values, "seconds": round(seconds, 3)})
+        self._scalars(update, {f"training/{name}": value for name, value in values.items()})
+        if self._bar is None:
+            return
+        self._bar.advance()
+        if seconds - self._noted > 0.5 or update == self._first + 1:
+            rate = (update - self._first) / max(seconds - self._seconds, 1e-9)
+            self._noted = seconds
+            shown = f"loss {values['loss']:.4f}  lr {values['lr']:.1e}  rollout {values['rollout']:.0f}"
+            self._bar.note(f"{shown}  {rate:.2f} updates/s")
+
+    def validation(self, update: int, scores: dict[str, Any]) -> None:
+        """Record one validation, say its score and draw the curves."""
+        self._write({"update": update, "validation": scores})
+        self._scalars(update, {"validation/score": scores["score"]})
+        for name, by_variable in scores.items():
+            if isinstance(by_variable, dict):
+                self._scalars(update, {f"{name}/{variable}": leads[0] for variable, leads in by_variable.items()})
+        console.print(f"update {update}: validation score {scores['score']:.4f}")
+        self.draw()
+
+    def sync(self) -> int:
+        """Flush the metrics to disk; returns how many bytes they have."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def draw(self) -> None:
+        """Draw `curves.png` from the metrics so far."""
+        self._file.flush()
+        plot(self.folder / METRICS, self.folder / "curves.png")
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+
+    def _scalars(self, update: int, values: dict[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, update)
+
+
+def _tensorboard(folder: Path, done: int) -> Any:
+    """A writer of TensorBoard's event files, or None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=done + 1 if done else None)
