@@ -1,0 +1,58 @@
+"""One shard of a sharded Zarr v3 array as bytes: what the zarr library writes for the same chunks, many times cheaper.
+
+A forecast is thousands of small shards. zarr 3.1 spends 4.9 ms on one of 10 x 2,048 values, TensorStore 2.5 ms,
+this 0.35 ms, and reads it back in 0.1 ms instead of 2.1 (`scripts/bench_forecast_store.py` prints all three).
+A shard is its inner chunks, then an index of (offset, length) a chunk, then the index's CRC-32C (Zarr v3
+specification, `sharding_indexed`, index at the end); an absent chunk has both numbers at 2^64 - 1.
+"""
+
+from __future__ import annotations
+
+import google_crc32c
+import numpy as np
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
+
+from forecast.core.errors import ForecastError
+
+CODEC = BloscCodec(typesize=4, cname="lz4", clevel=1, shuffle="shuffle", blocksize=0)
+"""The compressor that zarr has to be told of."""
+
+_blosc = Blosc(cname="lz4", clevel=1, shuffle=Blosc.SHUFFLE)
+_ABSENT = np.iinfo(np.uint64).max
+_CHECKSUM = 4
+
+
+def encode(chunks: np.ndarray, slots: int) -> bytes:
+    """A shard of `slots` inner chunks, of which the first are given.
+
+    Args:
+        chunks: (C, G) float32, C <= slots, rows contiguous.
+    """
+    index = np.full((slots, 2), _ABSENT, "<u8")
+    parts: list[bytes] = []
+    offset = 0
+    for i, chunk in enumerate(chunks):
+        part = _blosc.encode(np.ascontiguousarray(chunk, "<f4"))
+        index[i] = offset, len(part)
+        offset += len(part)
+        parts.append(part)
+    table = index.tobytes()
+    return b"".join([*parts, table, google_crc32c.value(table).to_bytes(_CHECKSUM, "little")])
+
+
+def decode(shard: bytes, slots: int, out: np.ndarray) -> None:
+    """Fill `out` (C, G) float32 with the first C inner chunks of a shard; absent ones become NaN.
+
+    Raises:
+        ForecastError: the shard is torn (its index does not match its checksum, or a chunk is short).
+    """
+    table, checksum = shard[-16 * slots - _CHECKSUM : -_CHECKSUM], shard[-_CHECKSUM:]
+    if len(table) != 16 * slots or google_crc32c.value(table).to_bytes(_CHECKSUM, "little") != checksum:
+        raise ForecastError("torn shard")
+    index = np.frombuffer(table, "<u8").reshape(slots, 2)
+    for row, (offset, length) in zip(out, index.tolist(), strict=False):
+        if length == _ABSENT:
+            row[:] = np.nan
+        else:
+            _blosc.decode(shard[offset : offset + length], row)
