@@ -1,0 +1,243 @@
+"""A read-only view of a store: sharded Zarr v3 (or Zarr v2 by anemoi), states on a time axis.
+
+Reads go through zarr-python alone: a window of 3 dates x 20 variables x 2,048 points takes 1.6 ms from the page
+cache (TensorStore 0.25 ms, the zarrs pipeline 0.5 ms), beside training steps of tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import dask.array
+import numpy as np
+import xarray as xr
+import zarr
+
+from forecast.core import variables as names
+from forecast.core.errors import ForecastError
+from forecast.core.grids import Grid, from_points
+from forecast.core.times import format_duration, format_time, parse_duration, parse_time
+
+STATISTICS = ("mean", "stdev", "minimum", "maximum")
+ARRAYS = ("data", "dates", "latitudes", "longitudes", *STATISTICS)
+
+
+class Store:
+    """States of the atmosphere at regular times.
+
+    Attributes:
+        path: where it lies.
+        variables: (V,) names, ERA5 short names with the level in hPa: z_500, 2t.
+        dates: (T,) datetime64[s], UTC, evenly spaced by `frequency`, missing ones included.
+        missing: (T,) bool, dates that hold no state (NaN).
+        frequency: timedelta64[s].
+        ensemble: number of members.
+        attrs: the attributes of the store, provenance among them.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path = path
+        self._group = group
+        self._data = cast(Any, group["data"])
+        self.attrs: dict[str, Any] = dict(group.attrs)
+        self.variables = tuple(self.attrs["variables"])
+        self.dates: np.ndarray = self._array("dates").astype("datetime64[s]")
+        self.frequency = _frequency(self.attrs, self.dates)
+        self.ensemble = int(self._data.shape[2])
+        listed = [parse_time(date) for date in self.attrs.get("missing_dates", [])]
+        self.missing = np.isin(self.dates, np.array(listed, "datetime64[s]"))
+        self._position = {name: k for k, name in enumerate(self.variables)}
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a store.
+
+        Raises:
+            ForecastError: nothing there, no store, or one that was not finished.
+        """
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        if not path.exists():
+            hint = f"; {partial} is unfinished, run the same ingest again to finish it" if partial.exists() else ""
+            raise ForecastError(f"no store at {path}{hint}")
+        try:
+            group = zarr.open_group(path, mode="r")
+        except (OSError, ValueError, KeyError) as error:
+            raise ForecastError(f"{path} is not a Zarr store ({error or type(error).__name__})") from None
+        absent = [name for name in ARRAYS if name not in group]
+        if absent or "variables" not in group.attrs:
+            what = f"array `{absent[0]}`" if absent else "attribute `variables`"
+            raise ForecastError(f"{path} is a Zarr group but no store of states: it has no {what}")
+        return cls(path, group)
+
+    def _array(self, name: str) -> np.ndarray:
+        return np.asarray(cast(Any, self._group[name])[:])
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The points of the states, in storage order."""
+        shape = self.attrs.get("field_shape")
+        return from_points(self._array("latitudes"), self._array("longitudes"), tuple(shape) if shape else None)
+
+    @cached_property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """mean, stdev, minimum, maximum, each (V,) float64 in the units of the variables."""
+        return {kind: self._array(kind).astype(np.float64) for kind in STATISTICS}
+
+    @property
+    def tendencies(self) -> dict[str, np.ndarray] | None:
+        """Statistics of x(t + frequency) - x(t), as `statistics`; None where the store has none."""
+        return self._tendencies(self.frequency)
+
+    def tendency_stdev(self, step: np.timedelta64) -> np.ndarray:
+        """(V,) standard deviation of x(t + step) - x(t).
+
+        Raises:
+            ForecastError: the store holds no statistics for this step.
+        """
+        found = self._tendencies(step)
+        if found is None:
+            held = sorted({n.split("_")[2] for n in map(str, self._group) if n.startswith("statistics_tendencies_")})
+            raise ForecastError(
+                f"{self.path} has no tendency statistics for {format_duration(step)}, "
+                f"only for {', '.join(held) or 'no step'}: ingest it with this data.step"
+            )
+        return found["stdev"]
+
+    def _tendencies(self, step: np.timedelta64) -> dict[str, np.ndarray] | None:
+        prefix = f"statistics_tendencies_{format_duration(step)}_"
+        if prefix + "stdev" not in self._group:
+            return None
+        return {kind: self._array(prefix + kind).astype(np.float64) for kind in STATISTICS}
+
+    @property
+    def constant_fields(self) -> tuple[str, ...]:
+        """Variables that do not change in time."""
+        return tuple(self.attrs.get("constant_fields") or ())
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of each variable."""
+        described = self.attrs.get("variables_metadata") or {}
+        return {n: (described.get(n) or {}).get("units") or names.metadata(n)["units"] for n in self.variables}
+
+    def position(self, variables: Sequence[str]) -> list[int]:
+        """Positions of variables on the variable axis.
+
+        Raises:
+            ForecastError: one that the store does not hold.
+        """
+        for name in variables:
+            if name not in self._position:
+                raise ForecastError(f"{self.path} has no variable `{name}`; it has {', '.join(self.variables)}")
+        return [self._position[name] for name in variables]
+
+    def index(self, when: np.datetime64) -> int:
+        """Position of a date on the time axis.
+
+        Raises:
+            ForecastError: the date is missing, or not a date of the store (names the nearest one).
+        """
+        when = when.astype("datetime64[s]")
+        at = int(np.searchsorted(self.dates, when))
+        if at < self.dates.size and self.dates[at] == when:
+            if not self.missing[at]:
+                return at
+            problem = "is a missing date"
+        else:
+            problem = "is not a date"
+        present = np.flatnonzero(~self.missing)
+        nearest = self.dates[present[np.argmin(np.abs(self.dates[present] - when))]] if present.size else None
+        hint = f"; the nearest is {format_time(nearest)}" if nearest is not None else ""
+        raise ForecastError(f"{format_time(when)} {problem} of {self.path}{hint}")
+
+    def indices(self, first: np.datetime64, last: np.datetime64, step: np.timedelta64 | None = None) -> np.ndarray:
+        """Positions of the dates in [first, last], missing ones included, every `step` from the first of them."""
+        found = np.flatnonzero((self.dates >= first) & (self.dates <= last))
+        return found if step is None else found[:: self.stride(step)]
+
+    def stride(self, step: np.timedelta64) -> int:
+        """How many of the store's time steps make one `step`.
+
+        Raises:
+            ForecastError: not a multiple of the store's frequency.
+        """
+        ratio = step / self.frequency
+        if ratio < 1 or ratio != int(ratio):
+            raise ForecastError(
+                f"a step of {format_duration(step)} is no multiple of the frequency of {self.path}, "
+                f"{format_duration(self.frequency)}"
+            )
+        return int(ratio)
+
+    def read(
+        self, times: int | slice | np.ndarray, variables: Sequence[str] | None = None, member: int = 0
+    ) -> np.ndarray:
+        """States as (T, V, G) float32 in the units of the variables; NaN at missing dates.
+
+        Args:
+            times: positions on the time axis; contiguous or evenly stepped ones are read in one go.
+            variables: names, in the order wanted; all of them if absent.
+            member: ensemble member, from 0.
+        """
+        times = _as_slice(times)
+        if isinstance(times, slice):
+            states = self._data[times, :, member, :]
+        else:
+            states = self._data.oindex[times, slice(None), member, slice(None)]
+        return states if variables is None else states[:, self.position(variables)]
+
+    def to_xarray(self) -> xr.Dataset:
+        """A lazy dataset with one named variable each, (time, [number,] latitude, longitude) or (..., values)."""
+        coordinates, field_dims, shape = self._coordinates()
+        data = dask.array.from_array(self._data, chunks=self._data.shards or self._data.chunks)
+        described = self.attrs.get("variables_metadata") or {}
+        fields = {}
+        for k, name in enumerate(self.variables):
+            field = data[:, k]
+            lead = ("time", "number") if self.ensemble > 1 else ("time",)
+            if self.ensemble == 1:
+                field = field[:, 0]
+            attributes = {key: value for key, value in (described.get(name) or {}).items() if isinstance(value, str)}
+            fields[name] = (lead + field_dims, field.reshape(field.shape[:-1] + shape), attributes)
+        return xr.Dataset(fields, coords=coordinates, attrs={"source": str(self.path)})
+
+    def _coordinates(self) -> tuple[dict[str, Any], tuple[str, ...], tuple[int, ...]]:
+        grid = self.grid
+        north = {"units": "degrees_north", "standard_name": "latitude"}
+        east = {"units": "degrees_east", "standard_name": "longitude"}
+        coordinates: dict[str, Any] = {"time": self.dates.astype("datetime64[ns]")}
+        if self.ensemble > 1:
+            coordinates["number"] = np.arange(self.ensemble)
+        if grid.is_regular:
+            coordinates["latitude"] = ("latitude", grid.rows, north)
+            coordinates["longitude"] = ("longitude", grid.columns, east)
+            return coordinates, ("latitude", "longitude"), grid.shape
+        coordinates["latitude"] = ("values", grid.latitudes, north)
+        coordinates["longitude"] = ("values", grid.longitudes, east)
+        return coordinates, ("values",), (grid.size,)
+
+
+def _frequency(attrs: dict[str, Any], dates: np.ndarray) -> np.timedelta64:
+    stated = attrs.get("frequency")
+    if stated is not None:
+        return parse_duration(f"{stated}h" if isinstance(stated, int) else stated)
+    if dates.size < 2:
+        raise ForecastError("a store with a single date must state its `frequency`")
+    return dates[1] - dates[0]
+
+
+def _as_slice(times: int | slice | np.ndarray) -> slice | np.ndarray:
+    """Evenly stepped positions as a slice, which zarr reads without sorting and scattering."""
+    if isinstance(times, slice):
+        return times
+    if isinstance(times, int | np.integer):
+        return slice(int(times), int(times) + 1)
+    times = np.asarray(times, dtype=np.int64)
+    steps = np.diff(times)
+    if times.size and (times.size == 1 or (steps[0] > 0 and np.all(steps == steps[0]))):
+        return slice(int(times[0]), int(times[-1]) + 1, int(steps[0]) if steps.size else 1)
+    return times
