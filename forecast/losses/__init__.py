@@ -1,1 +1,7 @@
-"""Proper scores and other losses over members, as pure functions on tensors."""
+"""Losses that train forecasters: pure functions by family, thin modules, weights, and a registry by short name."""
+
+from forecast.losses import weights
+from forecast.losses.crps import AlmostFairCRPS, almost_fair_crps, crps, fair_crps
+from forecast.losses.registry import build, names
+
+__all__ = ["AlmostFairCRPS", "almost_fair_crps", "build", "crps", "fair_crps", "names", "weights"]

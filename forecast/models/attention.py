@@ -1,0 +1,108 @@
+"""Attention of the forecaster: over a fixed number of neighbours, and over all nodes of a mesh."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def neighbour_dot(query: Tensor, key: Tensor, table: Tensor) -> Tensor:
+    """(B, N, K, H) products of each target's query with the keys of its neighbours.
+
+    Args:
+        query: (B or 1, N, H, D). key: (B, S, H, D). table: (N, K) sources of each target.
+    """
+    return torch.einsum("bnhd,bnkhd->bnkh", query.expand(key.shape[0], -1, -1, -1), key[:, table])
+
+
+def neighbour_mix(weight: Tensor, value: Tensor, table: Tensor) -> Tensor:
+    """(B, N, H, D) sums of the neighbours' values (B, S, H, D) with weights (B, N, K, H)."""
+    return torch.einsum("bnkh,bnkhd->bnhd", weight, value[:, table])
+
+
+class NeighbourAttention(nn.Module):
+    """Each target attends to its K neighbours; geometry enters as a bias and a gate per edge and head.
+
+    weight = softmax_k(q . k / sqrt(d) + bias(edge)) * (1 + gate(edge)); the gate may be negative, so that a head
+    can form a difference. Bias and gate depend on the geometry alone and are shared by samples and members.
+
+    Args:
+        target_width, source_width: features of the nodes. width: of queries, keys and values, split over `heads`.
+        table: (N, K) sources of each target. edges: (N * K, 3) features.
+    """
+
+    table: Tensor
+    edges: Tensor
+
+    def __init__(self, target_width: int, source_width: int, width: int, heads: int, table: Tensor, edges: Tensor) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(target_width, width, bias=False)
+        self.key_value = nn.Linear(source_width, 2 * width, bias=False)
+        self.geometry = nn.Sequential(nn.Linear(edges.shape[1], 32), nn.GELU(), nn.Linear(32, 2 * heads))
+        self.out = nn.Linear(width, target_width)
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("edges", edges, persistent=False)
+
+    def forward(self, targets: Tensor, sources: Tensor) -> Tensor:
+        """(B, N, target_width) from targets (B or 1, N, target_width) and sources (B, S, source_width)."""
+        query = self.query(targets).unflatten(-1, (self.heads, -1))
+        key, value = self.key_value(sources).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        bias, gate = self.geometry(self.edges).unflatten(0, self.table.shape).chunk(2, dim=-1)
+        score = neighbour_dot(query * query.shape[-1] ** -0.5, key, self.table) + bias
+        weight = functional.softmax(score, dim=2) * (1 + gate)
+        return self.out(neighbour_mix(weight.to(value.dtype), value, self.table).flatten(-2))
+
+
+class DenseAttention(nn.Module):
+    """Attention of every node to every node; each head looks at a place relative to the node that it learns.
+
+    Beside content, query and key carry geometry: the keys hold the nodes' unit vectors x, the queries
+    range * (x + shift in the local frame), so that exp(q . k) is a von Mises-Fisher kernel around a shifted place.
+    Ranges start spread from the mesh spacing to the globe, shifts in all directions; both depend on the node's state.
+    """
+
+    frame: Tensor
+
+    def __init__(self, width: int, heads: int, positions: Tensor) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.place = nn.Linear(width, 3 * heads)
+        self.out = nn.Linear(width, width)
+        self.register_buffer("frame", local_frame(positions), persistent=False)
+        self._start(len(positions))
+
+    def _start(self, nodes: int) -> None:
+        """Head ranges from two mesh spacings to the globe, shifts all round by about one range."""
+        spacing = (4 * torch.pi / nodes) ** 0.5
+        reach = torch.logspace(0, 1, self.heads) * 1.5 * spacing
+        angle = torch.arange(self.heads) * 2.4
+        with torch.no_grad():
+            self.place.weight.zero_()
+            self.place.bias.copy_(torch.stack([1 / reach, 0.7 * angle.cos(), 0.7 * angle.sin()], dim=-1).flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        batch, nodes, width = x.shape
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_width)).unbind(2)
+        sharp, east, north = self.place(x).unflatten(-1, (self.heads, 3)).float().unbind(-1)
+        place = torch.stack([sharp**2, sharp * east, sharp * north], dim=-1)  # (B, N, H, 3) in the node's frame
+        towards = torch.einsum("bnhf,nfx->bnhx", place, self.frame)
+        here = self.frame[:, 0].expand(batch, self.heads, nodes, 3)
+        scale = self.head_width**-0.5
+        query = torch.cat([q * scale, towards.to(q.dtype)], dim=-1).transpose(1, 2)
+        key = torch.cat([k, here.transpose(1, 2).to(k.dtype)], dim=-1).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(query, key, v.transpose(1, 2), scale=1.0)
+        return self.out(mixed.transpose(1, 2).reshape(batch, nodes, width))
+
+
+def local_frame(positions: Tensor) -> Tensor:
+    """(N, 3, 3): at each unit vector the vectors up, east and north."""
+    x, y, z = positions.unbind(-1)
+    horizontal = torch.hypot(x, y)
+    pole = horizontal < 1e-6
+    safe = torch.where(pole, torch.ones_like(x), horizontal)
+    east = torch.stack([torch.where(pole, 0.0, -y / safe), torch.where(pole, 1.0, x / safe), torch.zeros_like(z)], dim=-1)
+    return torch.stack([positions, east, torch.linalg.cross(positions, east)], dim=1)

@@ -1,0 +1,151 @@
+"""Graphs of the forecaster: icosahedral mesh, nearest-neighbour edges between grid and mesh, edge features.
+
+Every target node has the same number of incoming edges, so an edge list (2, targets * K) is also a table
+(targets, K) of sources, and attention needs no scatter.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from forecast.core.config import ModelSection
+from forecast.core.errors import ForecastError
+from forecast.core.grids import unit_vectors
+
+ENCODER = ("grid", "encode", "mesh")
+PROCESSOR = ("mesh", "process", "mesh")
+DECODER = ("mesh", "decode", "grid")
+
+
+def icosphere(refinement: int) -> list[np.ndarray]:
+    """Nodes of the icosahedral meshes of refinement 0..r, each a (10 * 4^r + 2, 3) array of unit vectors.
+
+    A finer mesh begins with the nodes of the coarser one and adds the middles of its edges.
+    """
+    golden = (1 + 5**0.5) / 2
+    corners = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
+    nodes = np.array([np.roll(corner, k) for k in range(3) for corner in corners]) / np.hypot(1, golden)
+    distance = np.linalg.norm(nodes[:, None] - nodes[None], axis=-1)
+    near = np.isclose(distance, distance[distance > 1e-9].min())
+    faces = np.array([(i, j, k) for i in range(12) for j in range(i) for k in range(j) if near[i, j] and near[j, k] and near[i, k]])
+    levels = [nodes]
+    for _ in range(refinement):
+        nodes, faces = _refine(nodes, faces)
+        levels.append(nodes)
+    return levels
+
+
+def _refine(nodes: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each triangle becomes four."""
+    edges = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1), axis=-1)
+    unique, inverse = np.unique(edges.reshape(-1, 2), axis=0, return_inverse=True)
+    middles = nodes[unique].sum(axis=1)
+    middles /= np.linalg.norm(middles, axis=1, keepdims=True)
+    a, b, c = faces.T
+    ab, bc, ca = (inverse.reshape(-1, 3) + len(nodes)).T
+    faces = np.concatenate([np.stack(f, axis=1) for f in ((a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca))])
+    return np.concatenate([nodes, middles]), faces
+
+
+def nearest(sources: np.ndarray, targets: np.ndarray, neighbours: int) -> np.ndarray:
+    """(targets, K) indices of the K nearest sources of each target, nearest first; ties go to the lower index.
+
+    Args:
+        sources: (S, 3) unit vectors. targets: (N, 3) unit vectors.
+
+    Raises:
+        ForecastError: fewer sources than neighbours.
+    """
+    if neighbours > len(sources):
+        raise ForecastError(f"graph: {neighbours} neighbours asked for, but there are only {len(sources)} nodes to choose from")
+    spare = min(neighbours + 8, len(sources))
+    distance, index = cKDTree(sources).query(targets, k=spare)
+    distance, index = distance.reshape(len(targets), spare), index.reshape(len(targets), spare)
+    order = np.lexsort((index, distance.round(9)), axis=-1)[:, :neighbours]
+    return np.take_along_axis(index, order, axis=1)
+
+
+def multiscale(levels: list[np.ndarray], neighbours: int) -> np.ndarray:
+    """(N, L * K) sources of each node of the finest mesh: its K nearest nodes (itself first) of every level, none twice.
+
+    Long edges lead to the nodes of coarse levels only, so that far places are a few hops apart.
+    """
+    finest, chosen = levels[-1], np.empty((len(levels[-1]), 0), np.int64)
+    for level in reversed(levels):
+        count = min(neighbours, len(level))
+        candidates = nearest(level, finest, min(count + chosen.shape[1], len(level)))
+        taken = (candidates[:, :, None] == chosen[:, None, :]).any(axis=-1)
+        order = np.argsort(taken, axis=1, kind="stable")[:, :count]
+        if np.take_along_axis(taken, order, axis=1).any():
+            continue  # the level is so coarse that its nodes are neighbours already
+        chosen = np.concatenate([chosen, np.take_along_axis(candidates, order, axis=1)], axis=1)
+    return chosen
+
+
+def edge_features(sources: np.ndarray, targets: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """(N * K, 3) float32: distance, and direction to the east and north as seen from the target node.
+
+    Distance is the chord and direction the tangential part of the chord; all three are divided by the
+    root-mean-square distance, so that they are of order one.
+    """
+    chord = sources[table] - targets[:, None]
+    x, y, z = targets.T
+    horizontal = np.hypot(x, y)
+    safe = np.where(horizontal < 1e-9, 1.0, horizontal)
+    east = np.stack([np.where(horizontal < 1e-9, 0.0, -y / safe), np.where(horizontal < 1e-9, 1.0, x / safe), 0 * z], axis=-1)
+    north = np.cross(targets, east)
+    length = np.linalg.norm(chord, axis=-1)
+    features = np.stack([length, (chord * east[:, None]).sum(-1), (chord * north[:, None]).sum(-1)], axis=-1)
+    scale = np.sqrt((length**2).mean())
+    return (features / (scale if scale > 0 else 1.0)).reshape(-1, 3).astype(np.float32)
+
+
+def build(latitudes: np.ndarray, longitudes: np.ndarray, section: ModelSection) -> HeteroData:
+    """The graph: node positions `x` (unit vectors) of grid and mesh, and three edge types with features.
+
+    Args:
+        latitudes, longitudes: (G,) degrees of the grid points.
+        section: refinement of the mesh, neighbours per edge type, and whether to keep only the mesh nodes that lie
+            within reach (1.5 mesh spacings) of a regional grid.
+    """
+    grid = unit_vectors(latitudes, longitudes)
+    levels = icosphere(section.mesh_refinement)
+    reach = 1.5 * np.sqrt(4 * np.pi / len(levels[-1]))
+    everywhere = np.full(len(levels[-1]), True)
+    near = cKDTree(grid).query(levels[-1])[0] < reach if section.mesh_region else everywhere
+    order = cKDTree(levels[-1][near], leafsize=4).indices
+    rank = np.full(len(levels[-1]), -1)
+    rank[np.flatnonzero(near)[order]] = np.arange(len(order))
+    mesh = levels[-1][near][order]
+    tables = {
+        ENCODER: nearest(grid, mesh, min(section.encoder_neighbours, len(grid))),
+        PROCESSOR: _in_order(levels, near, rank, section.processor_neighbours),
+        DECODER: nearest(mesh, grid, min(section.decoder_neighbours, len(mesh))),
+    }
+    graph = HeteroData()
+    graph["grid"].x, graph["mesh"].x = torch.from_numpy(grid.astype(np.float32)), torch.from_numpy(mesh.astype(np.float32))
+    positions = {"grid": grid, "mesh": mesh}
+    for kind, table in tables.items():
+        targets = np.repeat(np.arange(len(table)), table.shape[1])
+        graph[kind].edge_index = torch.from_numpy(np.stack([table.ravel(), targets]))
+        graph[kind].edge_attr = torch.from_numpy(edge_features(positions[kind[0]], positions[kind[2]], table))
+    return graph
+
+
+def _in_order(levels: list[np.ndarray], near: np.ndarray, rank: np.ndarray, neighbours: int) -> np.ndarray:
+    """Multi-scale table among the nodes kept, in their order; levels without a full set of neighbours drop out."""
+    kept = [level[near[: len(level)]] for level in levels]
+    table = multiscale([level for level in kept[:-1] if len(level) >= neighbours] + kept[-1:], neighbours)
+    to_rank = rank[near]
+    out = np.empty_like(table)
+    out[to_rank] = to_rank[table]
+    return out
+
+
+def table(graph: HeteroData, kind: tuple[str, str, str]) -> Tensor:
+    """(targets, K) source of every edge of a kind."""
+    return graph[kind].edge_index[0].reshape(graph[kind[2]].num_nodes, -1)

@@ -1,0 +1,115 @@
+"""Encoder, processor and decoder: grid -> icosahedral mesh -> grid, by attention (after Lang et al. 2026)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from forecast.core.config import ModelSection
+from forecast.models import graph as graphs
+from forecast.models.attention import DenseAttention, NeighbourAttention
+from forecast.models.noise import ConditionalLayerNorm, NoiseEmbedding
+
+
+def mlp(width: int, hidden: int) -> nn.Sequential:
+    """Linear, GELU, linear."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+class Encoder(nn.Module):
+    """Grid states -> features of grid points and mesh nodes; each mesh node attends to the grid points around it."""
+
+    def __init__(self, section: ModelSection, graph: HeteroData, inputs: int) -> None:
+        super().__init__()
+        width, wide = section.grid_width, section.width
+        self.embed = nn.Linear(inputs, width)
+        self.points = nn.Parameter(torch.zeros(graph["grid"].num_nodes, width))
+        self.nodes = nn.Parameter(torch.zeros(graph["mesh"].num_nodes, section.trainable_features))
+        self.register_buffer("positions", graph["mesh"].x, persistent=False)
+        self.embed_nodes = nn.Linear(3 + section.trainable_features, wide)
+        self.norm, self.norm_nodes, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(wide), nn.LayerNorm(wide)
+        table, edges = graphs.table(graph, graphs.ENCODER), graph[graphs.ENCODER].edge_attr
+        self.attention = NeighbourAttention(wide, width, wide, section.heads, table, edges)
+        self.mlp = mlp(wide, int(wide * section.mlp_ratio))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G, grid_width) and (B, N, width) from (B, G, inputs)."""
+        points = nn.functional.gelu(self.embed(x) + self.points)
+        nodes = self.embed_nodes(torch.cat([self.positions, self.nodes], dim=-1))[None]
+        nodes = nodes + self.attention(self.norm_nodes(nodes), self.norm(points))
+        return points, nodes + self.mlp(self.norm_mlp(nodes))
+
+
+class ProcessorLayer(nn.Module):
+    """x += attention(CLN(x)); x += MLP(CLN(x)), the layer norms conditioned on noise."""
+
+    def __init__(self, section: ModelSection, graph: HeteroData) -> None:
+        super().__init__()
+        width = section.width
+        self.attention: DenseAttention | NeighbourAttention
+        if section.processor == "dense":
+            self.attention = DenseAttention(width, section.heads, graph["mesh"].x)
+        else:
+            table, edges = graphs.table(graph, graphs.PROCESSOR), graph[graphs.PROCESSOR].edge_attr
+            self.attention = NeighbourAttention(width, width, width, section.heads, table, edges)
+        self.norm_attention = ConditionalLayerNorm(width, section.noise_channels)
+        self.norm_mlp = ConditionalLayerNorm(width, section.noise_channels)
+        self.mlp = mlp(width, int(width * section.mlp_ratio))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width); condition (B, N, C)."""
+        normed = self.norm_attention(x, condition)
+        x = x + (self.attention(normed) if isinstance(self.attention, DenseAttention) else self.attention(normed, normed))
+        return x + self.mlp(self.norm_mlp(x, condition))
+
+
+class Decoder(nn.Module):
+    """Mesh features -> increments on the grid; each grid point attends to the mesh nodes around it."""
+
+    def __init__(self, section: ModelSection, graph: HeteroData, outputs: int) -> None:
+        super().__init__()
+        width, wide = section.grid_width, section.width
+        self.norm, self.norm_points, self.norm_head = nn.LayerNorm(wide), nn.LayerNorm(width), nn.LayerNorm(width)
+        table, edges = graphs.table(graph, graphs.DECODER), graph[graphs.DECODER].edge_attr
+        self.attention = NeighbourAttention(width, wide, width, section.grid_heads, table, edges)
+        self.hidden = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(2 * width, outputs)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, points: Tensor, nodes: Tensor) -> Tensor:
+        """(B * M, G, outputs) from points (B or B * M, G, grid_width) and nodes (B * M, N, width)."""
+        points = _per_member(points, nodes.shape[0])
+        points = points + self.attention(self.norm_points(points), self.norm(nodes))
+        return self.head(nn.functional.gelu(self.hidden(self.norm_head(points))))
+
+
+class GraphTransformer(nn.Module):
+    """The network: state on the grid and noise on the mesh -> increments on the grid, zero at the start."""
+
+    def __init__(self, section: ModelSection, graph: HeteroData, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.noise_shape = (graph["mesh"].num_nodes, section.noise_channels)
+        self.encoder = Encoder(section, graph, inputs)
+        self.noise = NoiseEmbedding(section.noise_channels, section.noise_hidden)
+        self.layers = nn.ModuleList(ProcessorLayer(section, graph) for _ in range(section.layers))
+        self.decoder = Decoder(section, graph, outputs)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """(B, M, G, outputs) from x (B, M or 1, G, inputs) and noise (B, M, N, C).
+
+        Members that share their state (dimension 1) share the encoder's work.
+        """
+        samples, members = noise.shape[:2]
+        points, nodes = self.encoder(x.flatten(0, 1))
+        latent = _per_member(nodes, samples * members)
+        condition = self.noise(noise.flatten(0, 1))
+        for layer in self.layers:
+            latent = layer(latent, condition)
+        return self.decoder(points, latent + _per_member(nodes, samples * members)).unflatten(0, (samples, members))
+
+
+def _per_member(x: Tensor, rows: int) -> Tensor:
+    """Repeat the rows of samples for their members, where they are not there already."""
+    return x if x.shape[0] == rows else x.repeat_interleave(rows // x.shape[0], dim=0)

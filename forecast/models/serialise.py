@@ -1,0 +1,110 @@
+"""Forecasters as files that hold numbers and plain text only: safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import forecast
+from forecast.core.config import LossSection, ModelSection
+from forecast.core.errors import ForecastError
+from forecast.models.fields import Fields
+from forecast.models.forecaster import Forecaster, build
+
+FORMAT = "forecast-checkpoint-1"
+SIDE_CAR, WEIGHTS, AVERAGE = "checkpoint.json", "model.safetensors", "ema.safetensors"
+
+
+def save_forecaster(folder: Path, model: Forecaster, average: Mapping[str, Tensor] | None = None) -> None:
+    """Write the forecaster into `folder`: side-car, weights and, if given, the averaged weights.
+
+    Each file is written beside its place and renamed, the side-car last; a folder without it is no checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / WEIGHTS, lambda path: save_file(_plain(model.state_dict()), path))
+    if average is not None:
+        _replace(folder / AVERAGE, lambda path: save_file(_plain(average), path))
+    text = json.dumps(_describe(model, averaged=average is not None), indent=1, allow_nan=False)
+    _replace(folder / SIDE_CAR, lambda path: path.write_text(text + "\n"))
+
+
+def load_forecaster(folder: str | Path, averaged: bool = True) -> Forecaster:
+    """The forecaster in `folder` on the CPU, with its averaged weights where there are any and `averaged` is set.
+
+    Raises:
+        ForecastError: no checkpoint, a torn file, or one that another program wrote.
+    """
+    folder = Path(folder)
+    side_car = _read_side_car(folder)
+    try:
+        model = build(
+            ModelSection.model_validate(side_car["model"]),
+            Fields.from_json(side_car["fields"]),
+            LossSection.model_validate(side_car["loss"]),
+        )
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise ForecastError(f"{folder / SIDE_CAR} does not describe a forecaster of this version: {reason}") from None
+    model.load_state_dict(load_weights(folder / (AVERAGE if averaged and side_car["averaged"] else WEIGHTS), model))
+    return model
+
+
+def load_weights(path: Path, model: Forecaster) -> dict[str, Tensor]:
+    """Tensors of a weights file, checked against the model's names and shapes.
+
+    Raises:
+        ForecastError: absent, torn, or of another model.
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ForecastError(f"cannot read weights {path}: {error}; use another checkpoint") from None
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ForecastError(f"{path}: `{name}` is {found.get(name)} where the model has {expected.get(name)}")
+    return weights
+
+
+def _describe(model: Forecaster, averaged: bool) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "code_version": forecast.__version__,
+        "averaged": averaged,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "model": model.section.model_dump(mode="json"),
+        "loss": model.loss.model_dump(mode="json"),
+        "fields": model.fields.to_json(),
+    }
+
+
+def _read_side_car(folder: Path) -> dict[str, Any]:
+    path = folder / SIDE_CAR
+    try:
+        side_car = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ForecastError(f"{folder} holds no checkpoint: {SIDE_CAR} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ForecastError(f"{path} is torn or no JSON: {error}") from None
+    if not isinstance(side_car, dict) or side_car.get("format") != FORMAT:
+        raise ForecastError(f"{path} is no checkpoint of this program: `format` must be {FORMAT}")
+    return side_car
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)
