@@ -92,9 +92,12 @@ class ModelSection(Section):
     heads: int = Field(4, ge=1)
     layers: int = Field(4, ge=1)
     mlp_ratio: float = Field(2.0, gt=0)
-    encoder_neighbours: int = Field(9, ge=1)
-    processor_neighbours: int = Field(12, ge=1)
-    decoder_neighbours: int = Field(3, ge=1)
+    processor: Literal["graph", "dense"] = Field("graph", description="attention to mesh neighbours, or to all nodes")
+    grid_width: int = Field(64, ge=8, description="features per grid point, where most of the nodes are")
+    grid_heads: int = Field(4, ge=1)
+    encoder_neighbours: int = Field(12, ge=1)
+    processor_neighbours: int = Field(7, ge=1, description="nearest nodes of each level of the mesh, itself included")
+    decoder_neighbours: int = Field(4, ge=1)
     noise_channels: int = Field(4, ge=1)
     noise_hidden: int = Field(32, ge=1)
     trainable_features: int = Field(8, ge=0, description="learnt numbers per node")
@@ -102,8 +105,9 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelSection:
-        if self.width % self.heads:
-            raise ValueError(f"model.heads={self.heads} must divide model.width={self.width}")
+        for heads, width in (("heads", "width"), ("grid_heads", "grid_width")):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(f"model.{heads}={getattr(self, heads)} must divide model.{width}={getattr(self, width)}")
         return self
 
 
