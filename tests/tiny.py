@@ -22,8 +22,18 @@ def archive(folder: Path, error: float = 0.0) -> Path:
     """A store whose waves travel east; `error` times a keyed noise is added to all but the constant field."""
     missing = np.isin(np.arange(DATES.size), GAPS)
     metadata = {name: variables.metadata(name) for name in NAMES}
-    layout = Layout(DATES, NAMES, metadata, GRID.latitudes, GRID.longitudes, GRID.shape, np.timedelta64(6, "h"), missing,
-                    dates_per_shard=16, tendencies=(np.timedelta64(12, "h"),))  # fmt: skip
+    layout = Layout(
+        dates=DATES,
+        variables=NAMES,
+        metadata=metadata,
+        latitudes=GRID.latitudes,
+        longitudes=GRID.longitudes,
+        field_shape=GRID.shape,
+        frequency=np.timedelta64(6, "h"),
+        missing=missing,
+        dates_per_shard=16,
+        tendencies=(np.timedelta64(12, "h"),),
+    )
     writer = StoreWriter(folder / ("analysis.zarr" if error else "truth.zarr"), layout)
     states = _states(error)
     for slab in writer.todo:

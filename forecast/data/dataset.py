@@ -84,14 +84,14 @@ class Dataset:
         dates = self.truth.dates
         span = (self.data.input_steps + rollout - 1) * self._stride
         gaps = np.concatenate([[0], np.cumsum(self._missing)])
-        first = np.arange(max(len(dates) - span, 0))
-        inside = (dates[first] >= self.period[0]) & (dates[first + span] <= self.period[1])
-        windows = first[inside & (gaps[first + span + 1] == gaps[first])]
+        begins = np.arange(max(len(dates) - span, 0))
+        inside = (dates[begins] >= self.period[0]) & (dates[begins + span] <= self.period[1])
+        windows = begins[inside & (gaps[begins + span + 1] == gaps[begins])]
         if not windows.size:
-            window = f"{self.data.input_steps + rollout} states {format_duration(self.data.step)} apart without a gap"
+            first, last, begin, end = (format_time(date) for date in (*self.period, dates[0], dates[-1]))
             raise ForecastError(
-                f"{self.truth.path}: no {window} between {format_time(self.period[0])} and {format_time(self.period[1])}; "
-                f"it holds {format_time(dates[0])} to {format_time(dates[-1])}, {int(self._missing.sum())} dates missing"
+                f"{self.truth.path}: no {self.data.input_steps + rollout} states {format_duration(self.data.step)} apart "
+                f"without a gap between {first} and {last}; it holds {begin} to {end}, {self._missing.sum()} missing"
             )
         return windows
 
