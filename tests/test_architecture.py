@@ -144,8 +144,8 @@ def test_tests_are_of_readable_size(path: Path) -> None:
 def test_every_room_is_known() -> None:
     rooms = {p.name for p in (ROOT / "forecast").iterdir() if (p / "__init__.py").exists()}
     assert rooms == set(ROOMS), "a new room needs its place in ROOMS and in docs/architecture.md"
-    deep = [p for p in FILES if len(p.relative_to(ROOT).parts) > 3]
-    assert not deep, "two folder levels at most"
+    deep = [p for p in FILES if len(p.relative_to(ROOT).parts) > 4]
+    assert not deep, "two folder levels at most within forecast/"
 
 
 @pytest.mark.parametrize("room", WITHOUT_TORCH)
