@@ -6,19 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-def neighbour_dot(query: Tensor, key: Tensor, table: Tensor) -> Tensor:
-    """(B, N, K, H) products of each target's query with the keys of its neighbours.
-
-    Args:
-        query: (B or 1, N, H, D). key: (B, S, H, D). table: (N, K) sources of each target.
-    """
-    return torch.einsum("bnhd,bnkhd->bnkh", query.expand(key.shape[0], -1, -1, -1), key[:, table])
-
-
-def neighbour_mix(weight: Tensor, value: Tensor, table: Tensor) -> Tensor:
-    """(B, N, H, D) sums of the neighbours' values (B, S, H, D) with weights (B, N, K, H)."""
-    return torch.einsum("bnkh,bnkhd->bnhd", weight, value[:, table])
+from forecast.models import neighbours
 
 
 class NeighbourAttention(nn.Module):
@@ -49,10 +37,11 @@ class NeighbourAttention(nn.Module):
         """(B, N, target_width) from targets (B or 1, N, target_width) and sources (B, S, source_width)."""
         query = self.query(targets).unflatten(-1, (self.heads, -1))
         key, value = self.key_value(sources).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        bias, gate = self.geometry(self.edges).unflatten(0, self.table.shape).chunk(2, dim=-1)
-        score = neighbour_dot(query * query.shape[-1] ** -0.5, key, self.table) + bias
-        weight = functional.softmax(score, dim=2) * (1 + gate)
-        return self.out(neighbour_mix(weight.to(value.dtype), value, self.table).flatten(-2))
+        bias, gate = self.geometry(self.edges).unflatten(0, self.table.shape).movedim(1, -1).chunk(2, dim=1)
+        query = (query * query.shape[-1] ** -0.5).expand(len(key), -1, -1, -1)
+        score = neighbours.dot(query, key, self.table) + bias
+        weight = functional.softmax(score, dim=-1) * (1 + gate)
+        return self.out(neighbours.mix(weight, value, self.table).flatten(-2))
 
 
 class DenseAttention(nn.Module):
