@@ -142,6 +142,7 @@ class TrainingSection(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
+    start_from: str | None = Field(None, description="another run's checkpoint, whose weights are taken over where they fit")
     analysis_share: float = Field(0.5, ge=0, le=1, description="share of windows that start from the analysis store")
     validate_every: int = Field(200, ge=1)
     validation_starts: int = Field(4, ge=1)

@@ -90,8 +90,8 @@ class Dataset:
         if not windows.size:
             first, last, begin, end = (format_time(date) for date in (*self.period, dates[0], dates[-1]))
             raise ForecastError(
-                f"{self.truth.path}: no {self.data.input_steps + rollout} states {format_duration(self.data.step)} apart "
-                f"without a gap between {first} and {last}; it holds {begin} to {end}, {self._missing.sum()} missing"
+                f"{self.truth.path}: no {self.data.input_steps + rollout} states {format_duration(self.data.step)} "
+                f"apart without a gap in {first} to {last}; it holds {begin} to {end}, {self._missing.sum()} missing"
             )
         return windows
 

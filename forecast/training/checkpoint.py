@@ -19,7 +19,7 @@ from forecast.core.progress import console
 
 _MANIFEST = "files.json"
 _COUNTERS = "training.json"
-_OPTIMIZER = "optimizer.safetensors"
+_MOMENTS = "optimizer.safetensors"
 
 
 class Checkpoints:
@@ -45,7 +45,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
             write(partial)
             manifest = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
-            write_json(partial / _MANIFEST, manifest)
+            _write_json(partial / _MANIFEST, manifest)
             for path in [*partial.iterdir(), partial]:
                 _sync(path)
             shutil.rmtree(target, ignore_errors=True)  # only a damaged one can be in the way
@@ -60,13 +60,22 @@ class Checkpoints:
         self._prune()
         return target
 
-    def newest(self) -> Path | None:
-        """The newest whole checkpoint, or None; says which damaged ones it passes over."""
-        for path in sorted(self.folder.glob("update-????????"), reverse=True):
+    def find(self, resume: bool) -> Path | None:
+        """The newest whole checkpoint to go on from, or None to begin; says which damaged ones it passes over.
+
+        Raises:
+            ForecastError: there are checkpoints but none is to be resumed, or all of them are damaged.
+        """
+        there = sorted(self.folder.glob("update-????????"), reverse=True)
+        if there and not resume:
+            raise ForecastError(f"{self.folder} holds checkpoints: go on with --resume, or train elsewhere with --out")
+        for path in there:
             fault = _fault(path)
             if fault is None:
                 return path
             console.print(f"checkpoint {path} is damaged ({fault}): falling back to the one before")
+        if there:
+            raise ForecastError(f"every checkpoint in {self.folder} is damaged: train anew with another --out")
         return None
 
     def restore_links(self, newest: Path, best_update: int | None) -> None:
@@ -91,19 +100,18 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def write_state(folder: Path, counters: dict[str, Any], optimizer: dict[str, Tensor]) -> None:
+def write_state(folder: Path, counters: dict[str, Any], moments: dict[str, Tensor]) -> None:
     """What training needs besides the forecaster: counters (JSON) and the optimiser's tensors."""
-    write_json(folder / _COUNTERS, counters)
-    save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / _OPTIMIZER)
+    _write_json(folder / _COUNTERS, counters)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in moments.items()}, folder / _MOMENTS)
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Counters and optimiser tensors of a checkpoint."""
-    return json.loads((folder / _COUNTERS).read_text()), load_file(folder / _OPTIMIZER)
+    return json.loads((folder / _COUNTERS).read_text()), load_file(folder / _MOMENTS)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Plain JSON; NaN and infinities are refused."""
+def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

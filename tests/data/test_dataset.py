@@ -107,7 +107,7 @@ def test_without_an_analysis_store_truth_serves(pair: tuple[Store, Store]) -> No
         ({"prognostic": ["z_500", "q_850"]}, "no variable `q_850`"),
         ({"step": "4h"}, "no multiple of the frequency"),
         ({"step": "12h"}, "`tp` is accumulated over 6h"),
-        ({"train": ["1990-01-01", "1990-12-31"]}, "no 3 states 6h apart without a gap between 1990-01-01T00"),
+        ({"train": ["1990-01-01", "1990-12-31"]}, "no 3 states 6h apart without a gap in 1990-01-01T00"),
     ],
 )
 def test_what_cannot_be_is_refused(pair: tuple[Store, Store], changes: dict[str, Any], message: str) -> None:

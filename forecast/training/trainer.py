@@ -1,0 +1,153 @@
+"""The training loop: one update after another, validation, checkpoints.
+
+Everything that an update does follows from the config, the data, the weights and the update's number, so a run that
+was killed goes on from its last checkpoint to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forecast.core.config import Config
+from forecast.core.errors import ForecastError
+from forecast.core.times import format_time
+from forecast.data.batch import Batch
+from forecast.data.dataset import Dataset
+from forecast.data.loader import batches
+from forecast.data.sampler import Draw, draw
+from forecast.models.forecaster import Forecaster
+from forecast.models.serialise import AVERAGE, WEIGHTS, load_weights, save_forecaster
+from forecast.training import optimizers, parallelize
+from forecast.training.checkpoint import Checkpoints, read_state, write_state
+from forecast.training.curriculum import Curriculum
+from forecast.training.ema import Average
+from forecast.training.monitor import Monitor
+from forecast.training.preempt import stop_signals
+from forecast.training.resume import check_fields, check_unchanged, plain
+from forecast.training.validate import Validation
+
+
+class Trainer:
+    """Trains a forecaster.
+
+    Args:
+        config: the run.
+        model: the forecaster, built and seeded.
+        data: training windows.
+        validation: scores the averaged weights.
+        checkpoints: their folder gets metrics and curves as well.
+
+    Raises:
+        ForecastError: a device that is not there, or a rollout longer than any gapless stretch of data.
+    """
+
+    def __init__(
+        self, config: Config, model: Forecaster, data: Dataset, validation: Validation, checkpoints: Checkpoints
+    ) -> None:
+        self.config, self.section = config, config.training
+        self.data, self.validation, self.checkpoints = data, validation, checkpoints
+        self.curriculum = Curriculum(self.section.stages)
+        for rollout in self.curriculum.rollouts():
+            data.windows(rollout)
+        self.device = parallelize.device(self.section.device)
+        self.model = model.to(self.device)
+        self.loss = parallelize.loss(self.model, self.section, self.device)
+        self.optimizer = optimizers.adamw(self.model, self.section)
+        self.average = Average(self.model, self.section.ema)
+        self.counters: dict[str, Any] = {"update": 0, "metrics": 0, "seconds": 0.0, "best": None, "best_update": None}
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint of the same run.
+
+        Raises:
+            ForecastError: the config or the store has changed since.
+        """
+        self.counters, moments = read_state(folder)
+        check_unchanged(self.config, self.counters.pop("config"), self.counters["update"])
+        check_fields(self.model, folder)
+        self.model.load_state_dict(load_weights(folder / WEIGHTS, self.model))
+        self.average.load(load_weights(folder / AVERAGE, self.model))
+        optimizers.load_moments(self.optimizer, self.model, moments)
+        self.checkpoints.restore_links(folder, self.counters["best_update"])
+
+    def run(self) -> None:
+        """Make the updates that are left.
+
+        Raises:
+            ForecastError: a loss or gradient that is not finite, or a signal to stop (after a checkpoint).
+        """
+        done, total = self.counters["update"], self.curriculum.updates
+        monitor = Monitor(self.checkpoints.folder, done, self.counters["metrics"], self.counters["seconds"])
+        draws = (self._draw(update) for update in range(done, total))
+        with (
+            monitor.running(total),
+            stop_signals() as stop,
+            closing(batches(self.data, draws, self.device, self.config.data.prefetch)) as loaded,
+        ):
+            for place, batch in loaded:
+                done = place.update + 1
+                monitor.update(done, self._update(place.update, batch))
+                best = self._due(done, self.section.validate_every) and self._validate(done, monitor)
+                if best or stop.signal or self._due(done, self.section.checkpoint_every):
+                    self._save(done, monitor, best)
+                if stop.signal and done < total:
+                    raise ForecastError(f"{stop.signal} after update {done}: saved, go on with --resume")
+
+    def _draw(self, update: int) -> Draw:
+        plan = self.curriculum.at(update)
+        windows = len(self.data.windows(plan.rollout))
+        size = self.section.batch_size
+        return draw(self.config.seed, update, batch_size=size, windows=windows, rollout=plan.rollout, since=plan.since)
+
+    def _due(self, done: int, every: int) -> bool:
+        return done % every == 0 or done == self.curriculum.updates
+
+    def _update(self, update: int, batch: Batch) -> dict[str, float]:
+        """Loss, gradient, clipped step, average; what was measured on the way."""
+        plan = self.curriculum.at(update)
+        optimizers.set_lr(self.optimizer, plan.lr)
+        self.optimizer.zero_grad()
+        terms = self.loss(batch)
+        terms["loss"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.clip_norm)
+        values = {name: term.item() for name, term in {**terms, "gradient_norm": norm}.items()}
+        _check_finite(update + 1, values, batch)
+        self.optimizer.step()
+        self.average.update(update + 1)
+        return {**values, "lr": plan.lr, "rollout": plan.rollout}
+
+    def _validate(self, done: int, monitor: Monitor) -> bool:
+        """Score the averaged weights; whether they are the best so far."""
+        with self.average.applied():
+            scores = self.validation(self.model, self.device)
+        monitor.validation(done, scores)
+        score, best = scores["score"], self.counters["best"]
+        if score is None or (best is not None and score >= best):
+            return False
+        self.counters |= {"best": score, "best_update": done}
+        return True
+
+    def _save(self, done: int, monitor: Monitor, best: bool) -> None:
+        self.counters |= {"update": done, "metrics": monitor.sync(), "seconds": monitor.seconds}
+
+        def write(folder: Path) -> None:
+            save_forecaster(folder, self.model, self.average.weights)
+            counters = {**self.counters, "config": plain(self.config)}
+            write_state(folder, counters, optimizers.moments(self.optimizer, self.model))
+
+        self.checkpoints.save(done, write, best)
+
+
+def _check_finite(update: int, values: dict[str, float], batch: Batch) -> None:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        dates = ", ".join(format_time(date) for date in batch.dates[:, 0])
+        raise ForecastError(
+            f"update {update}: {', '.join(bad)} not finite (windows from {dates}); the weights were left as they were: "
+            f"lower the learning rate, or look for NaN in these dates"
+        )

@@ -1,0 +1,78 @@
+"""Train: the store's windows, in keyed order, through the curriculum into a forecaster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from forecast.core import seeding
+from forecast.core.config import Config, DataSection
+from forecast.core.store import Store
+from forecast.data.dataset import Dataset
+from forecast.models.fields import Fields
+from forecast.models.forecaster import Forecaster, build
+from forecast.training.checkpoint import Checkpoints
+from forecast.training.resume import take_over
+from forecast.training.trainer import Trainer
+from forecast.training.validate import Validation
+
+
+def train(config: Config, resume: bool = False) -> Path:
+    """Train the forecaster of `config`.
+
+    Args:
+        config: the run; its store must have been ingested.
+        resume: go on from the newest checkpoint, or begin where there is none.
+
+    Returns:
+        The training folder: `latest` and `best` checkpoints, `metrics.jsonl`, `curves.png`.
+
+    Raises:
+        ForecastError: a store that does not fit the config, checkpoints that would be overwritten, a changed config,
+            a loss that is not finite, a signal to stop.
+    """
+    truth = Store.open(config.path(config.store.path))
+    analysis = Store.open(config.path(config.store.analysis)) if config.store.analysis else None
+    checkpoints = Checkpoints(config.path("training"))
+    newest = checkpoints.find(resume)
+
+    data = Dataset(config.data, config.data.train, truth, analysis, config.training.analysis_share)
+    held_out = Dataset(config.data, config.data.validation, truth, analysis)
+    validation = Validation(held_out, config.training, config.seed)
+    trainer = Trainer(config, forecaster(config, truth), data, validation, checkpoints)
+    if newest is not None:
+        trainer.resume(newest)
+    elif config.training.start_from is not None:
+        take_over(trainer.model, config.training.start_from)
+    trainer.run()
+    return checkpoints.folder
+
+
+def forecaster(config: Config, store: Store) -> Forecaster:
+    """The fresh forecaster of a run; its weights follow from the seed."""
+    torch.manual_seed(seeding.key(config.seed, "weights") >> 1)
+    return build(config.model, fields(config.data, store), config.loss)
+
+
+def fields(data: DataSection, store: Store) -> Fields:
+    """What a forecaster of these data reads and writes, with the store's statistics."""
+    columns = {**store.statistics, "tendency_stdev": store.tendency_stdev(data.step)}
+    predicted = (*data.prognostic, *data.diagnostic, *data.static)
+    return Fields(
+        prognostic=data.prognostic,
+        diagnostic=data.diagnostic,
+        static=data.static,
+        forcings=data.forcings,
+        latitudes=store.grid.latitudes,
+        longitudes=store.grid.longitudes,
+        areas=store.grid.areas,
+        statistics={
+            name: {kind: float(values[v]) for kind, values in columns.items() if np.isfinite(values[v])}
+            for name, v in zip(predicted, store.position(predicted), strict=True)
+        },
+        normalisation=data.normalisation,
+        step=int(data.step / np.timedelta64(1, "s")),
+        input_steps=data.input_steps,
+    )
