@@ -26,6 +26,7 @@ class Variable:
         aliases: further names in files (t2m, hgt).
         levels: it lives on pressure levels (z at the ground as well).
         accumulated: summed over the step that ends at the date (tp), or its maximum (gusts).
+        static: constant in time.
         minimum: the lowest value that is physically possible, if there is a bound.
     """
 
@@ -37,6 +38,7 @@ class Variable:
     aliases: tuple[str, ...] = ()
     levels: bool = False
     accumulated: bool = False
+    static: bool = False
     minimum: float | None = None
 
 
@@ -53,6 +55,11 @@ def _single(short: str, long_name: str, units: str, param_id: int, standard_name
 def _sum(short: str, long_name: str, units: str, param_id: int, standard_name: str = "", *aliases: str,
          minimum: float | None = None) -> Variable:  # fmt: skip
     return Variable(short, long_name, units, param_id, standard_name, aliases, accumulated=True, minimum=minimum)
+
+
+def _static(short: str, long_name: str, units: str, param_id: int, standard_name: str = "", *aliases: str,
+            minimum: float | None = None) -> Variable:  # fmt: skip
+    return Variable(short, long_name, units, param_id, standard_name, aliases, static=True, minimum=minimum)
 
 
 TABLE: tuple[Variable, ...] = (
@@ -94,11 +101,11 @@ TABLE: tuple[Variable, ...] = (
     _single("blh", "Boundary layer height", "m", 159, "", minimum=0.0),
     _single("cape", "Convective available potential energy", "J kg**-1", 59, "", minimum=0.0),
     _single("sd", "Snow depth", "m of water equivalent", 141, "lwe_thickness_of_surface_snow_amount", minimum=0.0),
-    _single("lsm", "Land-sea mask", "(0 - 1)", 172, "land_binary_mask", "land_sea_mask", minimum=0.0),
-    _single("slt", "Soil type", "~", 43, "soil_type", minimum=0.0),
-    _single("sdor", "Standard deviation of sub-gridscale orography", "m", 160, "",
+    _static("lsm", "Land-sea mask", "(0 - 1)", 172, "land_binary_mask", "land_sea_mask", minimum=0.0),
+    _static("slt", "Soil type", "~", 43, "soil_type", minimum=0.0),
+    _static("sdor", "Standard deviation of sub-gridscale orography", "m", 160, "",
             "standard_deviation_of_orography", minimum=0.0),
-    _single("slor", "Slope of sub-gridscale orography", "~", 163, "", minimum=0.0),
+    _static("slor", "Slope of sub-gridscale orography", "~", 163, "", minimum=0.0),
     *(_single(f"stl{k}", f"Soil temperature level {k}", "K", p, "", minimum=0.0)
       for k, p in enumerate((139, 170, 183, 236), 1)),
     *(_single(f"swvl{k}", f"Volumetric soil water layer {k}", "m**3 m**-3", 38 + k, "", minimum=0.0)
@@ -192,6 +199,12 @@ def recognise(
             return variable, int(match[2])
     variable = _BY_NAME.get(_plain(long_name)) or _BY_STANDARD_NAME.get(standard_name)
     return (variable, None) if variable else None
+
+
+def is_static(name: str) -> bool:
+    """Whether a variable is constant in time: lsm, slt, and z without a level."""
+    variable = find(name)
+    return name == "z" or (variable is not None and variable.static)
 
 
 def minimum(name: str) -> float | None:

@@ -1,0 +1,122 @@
+"""The plan of a store before a byte is written: axes, chunks, attributes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from forecast.core.times import format_duration
+
+CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a store will hold.
+
+    Attributes:
+        dates: (T,) datetime64[s], evenly spaced, missing ones included.
+        variables: (V,) names.
+        metadata: name -> what `core.variables.metadata` gives.
+        latitudes, longitudes: (G,) degrees; field_shape: the shape of a field.
+        frequency: time between dates.
+        missing: (T,) bool, dates known to be missing; none if absent.
+        members: size of the ensemble axis.
+        dates_per_shard: dates that one slab, and one file, holds.
+        tendencies: steps whose differences get statistics, multiples of the frequency.
+        period: first and last date of the statistics; all dates if absent.
+        allow_nan: missing values within fields are accepted.
+        provenance: further attributes (title, source).
+    """
+
+    dates: np.ndarray
+    variables: tuple[str, ...]
+    metadata: dict[str, dict[str, Any]]
+    latitudes: np.ndarray
+    longitudes: np.ndarray
+    field_shape: tuple[int, ...]
+    frequency: np.timedelta64
+    missing: np.ndarray | None = None
+    members: int = 1
+    dates_per_shard: int = 64
+    tendencies: tuple[np.timedelta64, ...] = ()
+    period: tuple[np.datetime64, np.datetime64] | None = None
+    allow_nan: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, V, members, G)."""
+        return len(self.dates), len(self.variables), self.members, len(self.latitudes)
+
+    @property
+    def slabs(self) -> list[slice]:
+        """The dates of each slab, as positions on the time axis."""
+        n = self.dates_per_shard
+        return [slice(i, min(i + n, len(self.dates))) for i in range(0, len(self.dates), n)]
+
+    @property
+    def present(self) -> np.ndarray:
+        """(T,) bool, dates with a state."""
+        return np.ones(len(self.dates), bool) if self.missing is None else ~self.missing
+
+    @property
+    def counted(self) -> np.ndarray:
+        """(T,) bool, dates that enter the statistics."""
+        return self.present & self.in_period()
+
+    def in_period(self, where: slice = slice(None)) -> np.ndarray:  # noqa: B008 (a slice is immutable)
+        """(t,) bool, dates within the period of the statistics."""
+        dates = self.dates[where]
+        if self.period is None:
+            return np.ones(len(dates), bool)
+        return (dates >= self.period[0]) & (dates <= self.period[1])
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Tendency step as text (`6h`, `1d`) -> how many dates it spans."""
+        steps = {format_duration(s): int(s / self.frequency) for s in sorted({self.frequency, *self.tendencies})}
+        return {name: n for name, n in steps.items() if n < len(self.dates)}
+
+    def chunking(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Inner chunk: one date, all variables, one member, at most 8 MiB of the grid; shard: one slab."""
+        _, v, members, g = self.shape
+        pieces = -(-v * g * 4 // CHUNK_BYTES)
+        points = -(-g // pieces)
+        return (1, v, 1, points), (self.dates_per_shard, v, members, points * pieces)
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of the store, those that anemoi knows under its names."""
+        counted = self.dates[self.counted]
+        iso = [str(d) for d in self.dates]
+        return {
+            "version": "0.22",
+            "layout": "gridded",
+            "variables": list(self.variables),
+            "variables_metadata": self.metadata,
+            "dimensions": ["dates", "variables", "ensembles", "values"],
+            "dtype": "float32",
+            "shape": list(self.shape),
+            "start_date": iso[0],
+            "end_date": iso[-1],
+            "frequency": format_duration(self.frequency),
+            "missing_dates": [iso[i] for i in np.flatnonzero(~self.present)],
+            "statistics_start_date": str(counted[0]),
+            "statistics_end_date": str(counted[-1]),
+            "field_shape": list(self.field_shape),
+            "resolution": None,
+            "allow_nans": self.allow_nan,
+            **self.provenance,
+        }
+
+    def fingerprint(self) -> str:
+        """A hash of all of this: the same for a store that would have the same bytes."""
+        text = json.dumps([self.attributes(), self.shape, self.dates_per_shard, self.strides], sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=16)
+        for array in (self.dates.astype("int64"), self.latitudes, self.longitudes):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
