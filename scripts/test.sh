@@ -11,12 +11,12 @@ export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THRE
 failed=()
 check() {
     echo "== $*"
-    "$@" || failed+=("$1 $2")
+    "$@" || failed+=("${*:1:2}")
 }
 
 check ruff check .
 check ruff format --check .
-check mypy --pretty
+check mypy
 check deptry .
 # Each worker gets whole files, so that a file's fixtures are made once.
 check pytest -q --numprocesses 2 --dist loadfile "$@"
