@@ -1,0 +1,69 @@
+"""A system without a model, and a command that runs it: `python -m tests.inference.fakes OUT --part 0/4`."""
+
+import argparse
+import hashlib
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+
+from forecast.core import grids, seeding
+from forecast.inference.ensemble import generate
+
+STARTS = np.array(["2001-03-01T00", "2001-03-03T12"], "datetime64[s]")
+LEAD = np.timedelta64(36, "h")
+STEPS = 6
+
+
+class Fake:
+    """Fields are keyed random numbers of (seed, start, member, step)."""
+
+    name = "fake"
+    variables = ("z_500", "2t", "tp")
+    step = np.timedelta64(6, "h")
+
+    def __init__(self, seed=1, grid=None, delay=0.0) -> None:
+        self.grid, self.seed, self.delay = grid or grids.gaussian(8), seed, delay
+        self.settings = {"seed": seed}
+        self.asked: list[tuple[list[int], int]] = []
+
+    def check(self, starts) -> None:
+        pass
+
+    def field(self, start, member, step) -> np.ndarray:
+        values = seeding.normal(
+            seeding.key(self.seed, "fake", start, member, step), len(self.variables) * self.grid.size
+        )
+        return values.reshape(len(self.variables), self.grid.size)
+
+    def forecast(self, start, members, steps):
+        self.asked.append((list(members), steps))
+        for step in range(steps + 1):
+            time.sleep(self.delay)
+            yield np.stack([self.field(start, member, step) for member in members])
+
+
+def fingerprint(store: Path) -> str:
+    """Hash of every file of a store, names and bytes, but for the ledgers."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in store.rglob("*") if p.is_file() and not p.name.startswith("finished-")):
+        digest.update(str(path.relative_to(store)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out")
+    parser.add_argument("--members", type=int, default=7)
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--peak", action="store_true", help="print the most bytes of resident memory")
+    given = parser.parse_args()
+    system = Fake(delay=given.delay, grid=grids.gaussian(given.rows))
+    i, n = given.part.split("/")
+    generate(system, STARTS, given.members, given.steps * system.step, given.out, 3, (int(i), int(n)))
+    if given.peak:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

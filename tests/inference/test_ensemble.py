@@ -1,0 +1,230 @@
+"""Work items: any members on any parts, killed and resumed, end as the same bytes."""
+
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forecast.core.errors import ForecastError
+from forecast.core.forecasts import Forecasts
+from forecast.inference.ensemble import generate, plan
+from forecast.inference.writer import ForecastWriter
+from tests.inference.fakes import LEAD, STARTS, STEPS, Fake, fingerprint
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(out: Path, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "tests.inference.fakes", str(out), *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """7 members from 2 starts, made in one go."""
+    return generate(Fake(), STARTS, 7, LEAD, tmp_path_factory.mktemp("undisturbed") / "f.zarr", 3)
+
+
+def test_every_field_is_where_it_belongs(undisturbed) -> None:
+    store, system = Forecasts.open(undisturbed), Fake()
+    assert store.finished.shape == (2, STEPS + 1) and store.finished.all()
+    for s, start in enumerate(STARTS):
+        for step in range(STEPS + 1):
+            expected = np.stack([system.field(start, member, step) for member in range(7)])
+            for v, name in enumerate(system.variables):
+                assert np.array_equal(store.read(name, s, step), expected[:, v])
+    assert store.leads[-1] == LEAD and store.attrs == {"system": "fake", "seed": 1}
+
+
+def test_single_member(tmp_path, undisturbed) -> None:
+    store = Forecasts.open(generate(Fake(), STARTS, 1, LEAD, tmp_path / "f.zarr", 3))
+    assert np.array_equal(store.read("2t", 1, 4), Forecasts.open(undisturbed).read("2t", 1, 4)[:1])
+
+
+@pytest.mark.parametrize("parts", [2, 4, 9])
+def test_parts_in_any_order_make_the_same_store(tmp_path, undisturbed, parts) -> None:
+    """7 members on 4 parts; 9 parts for 6 work items."""
+    for i in reversed(range(parts)):
+        generate(Fake(), STARTS, 7, LEAD, tmp_path / "f.zarr", 3, (i, parts))
+    assert fingerprint(tmp_path / "f.zarr") == fingerprint(undisturbed)
+    assert Forecasts.open(tmp_path / "f.zarr").finished.all()
+
+
+def test_parts_at_once_in_processes_make_the_same_store(tmp_path, undisturbed) -> None:
+    processes = [subprocess.Popen(command(tmp_path / "f.zarr", "--part", f"{i}/3"), cwd=ROOT) for i in range(3)]
+    assert [p.wait() for p in processes] == [0, 0, 0]
+    assert fingerprint(tmp_path / "f.zarr") == fingerprint(undisturbed)
+    assert [p.name for p in tmp_path.iterdir()] == ["f.zarr"]
+
+
+def test_killed_and_resumed_ends_as_the_same_bytes(tmp_path, undisturbed) -> None:
+    """Killed thrice in the middle of the work; what was finished is not computed again."""
+    out, counts = tmp_path / "f.zarr", [0]
+    for _ in range(3):
+        process = subprocess.Popen(command(out, "--delay", 0.02), cwd=ROOT)
+        deadline = time.monotonic() + 30
+        while finished(out) < counts[-1] + 5 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        counts.append(finished(out))
+    assert 15 <= counts[-1] < 2 * 3 * (STEPS + 1) and counts == sorted(counts)
+    system = Fake()
+    generate(system, STARTS, 7, LEAD, out, 3)
+    assert len(system.asked) < 6
+    assert fingerprint(out) == fingerprint(undisturbed)
+    assert ledger(out) == ledger(undisturbed)
+
+
+def finished(store: Path) -> int:
+    return sum(path.read_text().count("\n") for path in store.glob("finished-*.jsonl"))
+
+
+def ledger(store: Path) -> list[str]:
+    return sorted(line for path in store.glob("finished-*.jsonl") for line in path.read_text().splitlines())
+
+
+def test_resuming_with_other_parts_and_a_torn_ledger(tmp_path, undisturbed) -> None:
+    out = generate(Fake(), STARTS, 7, LEAD, tmp_path / "f.zarr", 3, (1, 2))
+    path = out / "finished-1-of-2.jsonl"
+    path.write_bytes(path.read_bytes()[:-4])
+    system = Fake()
+    generate(system, STARTS, 7, LEAD, out, 3, (1, 2))
+    assert len(system.asked) == 1, "only the item whose line was torn is computed again"
+    assert path.read_text().endswith("}\n")
+    for i in range(3):
+        generate(Fake(), STARTS, 7, LEAD, out, 3, (i, 3))
+    assert fingerprint(out) == fingerprint(undisturbed) and Forecasts.open(out).finished.all()
+
+
+def test_nothing_left_to_do_computes_nothing(undisturbed) -> None:
+    system = Fake()
+    generate(system, STARTS, 7, LEAD, undisturbed, 3)
+    assert system.asked == []
+
+
+def test_item_is_computed_only_to_its_last_missing_step(tmp_path) -> None:
+    out = generate(Fake(), STARTS, 3, LEAD, tmp_path / "f.zarr", 3)
+    path = out / "finished-0-of-1.jsonl"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if '"step": 2' not in line))
+    system = Fake()
+    generate(system, STARTS, 3, LEAD, out, 3)
+    assert system.asked == [([0, 1, 2], 2), ([0, 1, 2], 2)]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(members=8), "made with members 7 instead of 8"),
+        (dict(lead=np.timedelta64(48, "h")), "made with leads .* instead of 0d..2d"),
+        (dict(starts=STARTS[:1]), r"made with starts 2001-03-01T00,2001-03-03T12 instead of 2001-03-01T00"),
+        (dict(member_batch=4), "made with member_batch 3 instead of 4"),
+        (dict(system=Fake(seed=2)), "made with seed 1 instead of 2"),
+    ],
+)
+def test_store_of_other_settings_is_refused(undisturbed, change, words) -> None:
+    before = fingerprint(undisturbed), ledger(undisturbed)
+    given = dict(system=Fake(), starts=STARTS, members=7, lead=LEAD, out=undisturbed, member_batch=3) | change
+    with pytest.raises(ForecastError, match=words):
+        generate(**given)
+    assert (fingerprint(undisturbed), ledger(undisturbed)) == before
+
+
+def test_other_variables_are_refused(undisturbed) -> None:
+    system = Fake()
+    system.variables = ("z_500", "2t")
+    with pytest.raises(ForecastError, match="made with variables"):
+        generate(system, STARTS, 7, LEAD, undisturbed, 3)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(lead=np.timedelta64(7, "h")), "lead 7h is no multiple of the 6h step of fake"),
+        (dict(members=0), "at least one start and one member"),
+        (dict(starts=STARTS[:0]), "at least one start and one member"),
+        (dict(part=(4, 4)), r"--part 4/4: parts are numbered from 0/4 to 3/4"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_written(tmp_path, change, words) -> None:
+    given = dict(system=Fake(), starts=STARTS, members=7, lead=LEAD, out=tmp_path / "f.zarr") | change
+    with pytest.raises(ForecastError, match=words):
+        generate(**given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_same_part_twice_at_a_time_is_refused(tmp_path) -> None:
+    with (
+        ForecastWriter(tmp_path / "f.zarr", plan(Fake(), STARTS, 7, LEAD, 3)),
+        pytest.raises(ForecastError, match="written by another process with the same --part"),
+    ):
+        generate(Fake(), STARTS, 7, LEAD, tmp_path / "f.zarr", 3)
+
+
+@pytest.mark.parametrize("change", [("--steps", 60), ("--members", 33)])
+def test_memory_does_not_grow_with_steps_or_members(tmp_path, change) -> None:
+    """Peak resident memory of a process: 2 against 60 steps, 3 against 33 members, fields of 3 x 3 x 8,192 values.
+
+    60 steps held at once would be 17 MB more, 33 members 3 MB a step; the margin is what allocators vary by.
+    """
+    small = peak(tmp_path / "a.zarr", "--members", 3, "--steps", 2)
+    large = peak(tmp_path / "b.zarr", "--members", 3, "--steps", 20, *change)
+    assert large < small + 6e6, f"{small / 1e6:.0f} MB -> {large / 1e6:.0f} MB"
+
+
+def peak(out: Path, *arguments: object) -> float:
+    """Bytes of resident memory at most."""
+    run = [*command(out, "--rows", 64, *arguments), "--peak"]
+    return float(subprocess.run(run, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+
+
+def test_full_disk_is_told_and_keeps_what_is_finished(tmp_path, undisturbed) -> None:
+    """No file may pass 9,000 bytes: the store and some shards fit, the ledger does, a shard of 3 members does not."""
+    out = tmp_path / "f.zarr"
+    system = Fake()
+    system.field = lambda start, member, step: Fake().field(start, member, step) * (step > 3)  # zeros pack well
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with ForecastWriter(out, plan(system, STARTS, 3, LEAD, 3)):
+        pass
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        with pytest.raises(ForecastError, match="cannot write: File too large; what is finished stays, run again"):
+            generate(system, STARTS, 3, LEAD, out, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert Forecasts.open(out).finished.sum() == 4
+    system.asked.clear()
+    generate(system, STARTS, 3, LEAD, out, 3)
+    assert Forecasts.open(out).finished.all()
+
+
+def test_vanished_folder_is_told(tmp_path) -> None:
+    system = Fake(delay=0.02)
+    threading.Timer(0.1, lambda: (tmp_path / "f.zarr").rename(tmp_path / "elsewhere")).start()
+    with pytest.raises(ForecastError, match="No such file or directory, the folder is gone"):
+        generate(system, STARTS, 30, LEAD, tmp_path / "f.zarr", 3)
+
+
+def test_unwritable_place_is_told(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ForecastError, match="f.zarr: the store cannot be created"):
+        generate(Fake(), STARTS, 3, LEAD, tmp_path / "file" / "f.zarr", 3)
+
+
+def test_bug_in_the_system_is_raised_as_it_is_and_keeps_what_is_finished(tmp_path) -> None:
+    class Breaks(Fake):
+        def field(self, start, member, step):
+            if step == 4:
+                raise ZeroDivisionError
+            return super().field(start, member, step)
+
+    with pytest.raises(ZeroDivisionError):
+        generate(Breaks(), STARTS, 3, LEAD, tmp_path / "f.zarr", 3)
+    assert Forecasts.open(tmp_path / "f.zarr").finished.sum() == 4

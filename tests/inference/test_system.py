@@ -1,0 +1,180 @@
+"""The learnt system: member k is member k, whoever computes it, and the rollout is what one writes by hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from forecast.core import seeding
+from forecast.core.errors import ForecastError
+from forecast.core.forecasts import Forecasts
+from forecast.core.store import Store
+from forecast.data.forcings import Forcings, static_fields
+from forecast.inference.ensemble import generate
+from forecast.inference.rollout import noise_keys
+from forecast.inference.starts import parse_starts
+from forecast.inference.system import LearntSystem
+from forecast.models.serialise import load_forecaster, save_forecaster
+from tests import tiny
+from tests.inference import learnt
+from tests.inference.fakes import fingerprint
+
+ROOT = Path(__file__).parents[2]
+START = np.datetime64("2001-01-03T12", "s")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Holds `analysis.zarr` and `checkpoint`."""
+    folder = tmp_path_factory.mktemp("learnt")
+    learnt.checkpoint(folder / "checkpoint", learnt.archive(folder))
+    return folder
+
+
+def system(folder: Path, **settings) -> LearntSystem:
+    store = Store.open(folder / "analysis.zarr")
+    return LearntSystem(folder / "checkpoint", store, **{"micro_batch": 3, "device": "cpu", **settings})
+
+
+def states(made: LearntSystem, members: list[int], steps: int = 4, start: np.datetime64 = START) -> np.ndarray:
+    """(steps + 1, M, V, G)."""
+    return np.stack(list(made.forecast(start, members, steps)))
+
+
+def test_member_is_the_same_bits_alone_in_any_batch_and_in_any_order(folder) -> None:
+    together = states(system(folder), list(range(8)))
+    assert together.shape == (5, 8, 3, 128) and together.dtype == np.float32 and np.isfinite(together).all()
+    for members in ([3], [7], [5, 1, 6], [2, 1, 0], [0, 7]):
+        assert np.array_equal(states(system(folder), members), together[:, members])
+
+
+def test_noise_makes_members_starts_steps_and_seeds_differ(folder) -> None:
+    a = states(system(folder), [0, 1, 2])
+    assert np.array_equal(a[0, 0], a[0, 1]), "all start from the same analysis"
+    changes = np.diff(a[:, :, 0], axis=0).reshape(-1, 128)
+    assert len(np.unique(changes.round(3), axis=0)) == len(changes)
+    assert (states(system(folder, seed=2), [0, 1, 2])[1:] != a[1:]).mean() > 0.5
+    assert np.array_equal(states(system(folder), [0, 1, 2]), a)
+
+
+def test_rollout_is_a_loop_of_steps(folder) -> None:
+    """By hand, from the definitions: window, forcings at the newest date, flag of the first step, keyed noise."""
+    made, store, model = (
+        system(folder),
+        Store.open(folder / "analysis.zarr"),
+        load_forecaster(folder / "checkpoint").eval(),
+    )
+    at = store.index(START)
+    names, fields = made.variables, model.fields
+    forcings = Forcings(fields.forcings, fields.latitudes, fields.longitudes, static_fields(store, fields.static))
+    past = [torch.from_numpy(store.read(at - 1, names)[0].T), torch.from_numpy(store.read(at, names)[0].T)]
+    got = states(made, [4])[:, 0]
+    assert np.array_equal(got[0], past[-1].T)
+    for step in range(1, 5):
+        date = START + (step - 1) * np.timedelta64(6, "h")
+        shape = model.noise_shape
+        noise = torch.from_numpy(seeding.normal(seeding.key(1, "noise", START, 4, step), shape[0] * shape[1]))
+        with torch.no_grad():
+            new = model.step(
+                torch.stack(past)[None, None],
+                torch.from_numpy(forcings(np.array([date]))),
+                step == 1,
+                noise.reshape(1, 1, *shape),
+            )[0, 0]
+        np.testing.assert_allclose(got[step], new.T, rtol=2e-6, atol=1e-6)  # float32, another batch size
+        past = [past[-1], torch.from_numpy(got[step].T.copy())]
+
+
+def test_processes_make_the_same_store(folder, tmp_path) -> None:
+    run = [sys.executable, "-m", "tests.inference.learnt", str(folder), str(tmp_path / "two.zarr")]
+    processes = [subprocess.Popen([*run, "--part", f"{i}/2"], cwd=ROOT) for i in range(2)]
+    starts = parse_starts(["2001-01-03T00..2001-01-04T00/24h"])
+    one = generate(system(folder, device="auto"), starts, 7, np.timedelta64(30, "h"), tmp_path / "one.zarr", 3)
+    assert [p.wait() for p in processes] == [0, 0]
+    assert Forecasts.open(tmp_path / "two.zarr").finished.all()
+    assert fingerprint(tmp_path / "two.zarr") == fingerprint(one)
+
+
+def test_memory_does_not_grow_with_steps_or_members(folder, tmp_path) -> None:
+    """One process: 2 members to 2 steps, then 2 to 60, then 30 to 2; 8 MB for what allocators and caches vary by.
+
+    Fields are small here (4.6 kB a member and step), the model is the point; `test_ensemble` has larger fields.
+    """
+    run = [sys.executable, "-m", "tests.inference.learnt", str(folder), str(tmp_path / "f"), "--memory"]
+    lines = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    small, long, large = map(int, lines)
+    assert long < small + 8e6 and large < long + 8e6, f"{small / 1e6:.0f}, {long / 1e6:.0f}, {large / 1e6:.0f} MB"
+
+
+def test_perturbation_gives_each_member_its_own_start(folder) -> None:
+    asked = []
+
+    def perturb(start, member, window):
+        asked.append((start, member))
+        assert window.shape == (2, 3, 128)
+        return window + np.float32(member)
+
+    made = system(folder, perturb=perturb, perturbation="test")
+    analysis = Store.open(folder / "analysis.zarr")
+    expected = analysis.read(analysis.index(START), made.variables)[0]
+    first = states(made, [1, 5], steps=1)[0]
+    assert np.array_equal(first, np.stack([expected + np.float32(1), expected + np.float32(5)]))
+    assert asked == [(START, member) for member in range(6)]
+    assert made.settings["perturbation"] == "test"
+
+
+def test_starts_without_initial_states_are_all_listed(folder) -> None:
+    """Positions 40 and 99 of the archive (11 and 25 January, 18 UTC) are missing; it begins on 1 January."""
+    starts = parse_starts(["2001-01-01T00..2001-01-12T00/6h 2001-01-25T18 2001-01-05T03 2001-03-01T00"])
+    with pytest.raises(ForecastError) as raised:
+        system(folder).check(starts)
+    told = str(raised.value)
+    assert "2001-01-01T00 (2000-12-31T18 is outside 2001-01-01T00..2001-02-09T18)" in told
+    assert f"{np.datetime_as_string(tiny.DATES[40], unit='h')} is missing" in told
+    assert "2001-01-25T18 (2001-01-25T18 is missing)" in told
+    assert "2001-01-05T03 (2001-01-05T03 is no date of the store)" in told
+    assert "2001-03-01T00 (2001-03-01T00 is outside" in told
+    assert told.count("(") == 6
+    system(folder).check(parse_starts(["2001-01-01T06..2001-01-10T18/6h"]))
+
+
+def test_check_comes_before_anything_is_written(folder, tmp_path) -> None:
+    with pytest.raises(ForecastError, match="no initial states"):
+        generate(system(folder), parse_starts(["2001-01-01T00"]), 2, np.timedelta64(12, "h"), tmp_path / "f.zarr", 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_name_all_that_the_fields_depend_on(folder, tmp_path) -> None:
+    base = system(folder).settings
+    assert base == system(folder).settings and base["seed"] == 1 and base["micro_batch"] == 3
+    other = learnt.checkpoint(tmp_path / "checkpoint", Store.open(folder / "analysis.zarr"))
+    assert {k for k, v in system(folder, seed=2).settings.items() if v != base[k]} == {"seed"}
+    weights = load_forecaster(other)
+    with torch.no_grad():
+        next(weights.parameters()).flatten()[0] += 1e-6
+    save_forecaster(other, weights)
+    changed = LearntSystem(other, Store.open(folder / "analysis.zarr"), micro_batch=3, device="cpu").settings
+    assert {k for k in base if base[k] != changed[k]} == {"checkpoint"}
+
+
+def test_store_that_does_not_go_with_the_checkpoint_is_refused(folder) -> None:
+    store = Store.open(folder / "analysis.zarr")
+    store.grid.latitudes[:] += 1.0
+    with pytest.raises(ForecastError, match=r"analysis.zarr lies on gaussian-8x16, but the checkpoint on 128 other"):
+        LearntSystem(folder / "checkpoint", store)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there_is_an_error(folder) -> None:
+    with pytest.raises(ForecastError, match="no CUDA device"):
+        system(folder, device="cuda")
+
+
+def test_keys_do_not_collide() -> None:
+    """10 starts x 500 members x 200 steps."""
+    starts = parse_starts(["2001-03-01T00..2001-03-10T00/24h"])
+    keys = [key for start in starts for step in range(200) for key in noise_keys(1, start, range(500), step)]
+    assert len(keys) == 1_000_000 == len(set(keys))
