@@ -147,7 +147,7 @@ class StoreWriter:
         group.attrs.update({**layout.attributes(), "fingerprint": fingerprint})
         chunks, shards = layout.chunking()
         group.create_array("data", shape=layout.shape, dtype="float32", chunks=chunks, shards=shards,
-                           compressors=BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), fill_value=np.nan,
+                           compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"), fill_value=np.nan,
                            dimension_names=("time", "variable", "ensemble", "values"))  # fmt: skip
         _small(group, "dates", layout.dates.astype("datetime64[s]"), "time")
         _small(group, "latitudes", layout.latitudes.astype(np.float64), "values")
