@@ -11,17 +11,17 @@ from typing import Any
 import dask
 import numpy as np
 
-from forecast import __version__
+from forecast import __version__, planet
 from forecast.core import variables
 from forecast.core.config import Config, FileSource, PlanetSource
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar, console
 from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time, parse_duration
+from forecast.data.inspect import describe_missing
 from forecast.data.layout import Layout
 from forecast.data.sources import Contents, Source, open_source
 from forecast.data.writer import StoreWriter
-from forecast.planet import archive, model
 
 DAY = np.timedelta64(86400, "s")
 
@@ -56,13 +56,13 @@ def plan(config: Config, section: FileSource, contents: Contents) -> Layout:
     """
     if config.store.analysis is not None:
         raise ForecastError("store.analysis is for the sample planet: the truth of a real archive is its analysis")
-    dates, frequency, missing = timeline(contents.dates, section.frequency)
+    axis, frequency, missing = timeline(contents.dates, section.frequency)
     for name in contents.variables:
         period = contents.metadata[name].get("period")
         if period and parse_duration(period) != frequency:
             console.print(f"note: {name} covers {period}, the store's time step is {format_duration(frequency)}")
     return Layout(
-        dates=dates,
+        dates=axis,
         variables=contents.variables,
         metadata=contents.metadata,
         latitudes=contents.latitudes,
@@ -79,28 +79,28 @@ def plan(config: Config, section: FileSource, contents: Contents) -> Layout:
     )
 
 
-def timeline(dates: np.ndarray, frequency: np.timedelta64 | None) -> tuple[np.ndarray, np.timedelta64, np.ndarray]:
+def timeline(found: np.ndarray, frequency: np.timedelta64 | None) -> tuple[np.ndarray, np.timedelta64, np.ndarray]:
     """An even time axis through the dates of a source, its step, and which of its dates the source lacks.
 
     Args:
-        dates: (n,) datetime64[s], ascending. frequency: the step; the smallest distance of two dates if absent.
+        found: (n,) datetime64[s], ascending. frequency: the step; the smallest distance of two dates if absent.
 
     Raises:
         ForecastError: a single date without a frequency; dates off the axis.
     """
-    distances = np.diff(dates)
+    distances = np.diff(found)
     if frequency is None:
         if not distances.size:
-            raise ForecastError(f"a single date, {format_time(dates[0])}: give source.frequency (e.g. 6h)")
+            raise ForecastError(f"a single date, {format_time(found[0])}: give source.frequency (e.g. 6h)")
         frequency = distances.min()
-        off = np.flatnonzero((dates - dates[0]) % frequency != np.timedelta64(0, "s"))
+        off = np.flatnonzero((found - found[0]) % frequency != np.timedelta64(0, "s"))
         if off.size:
             raise ForecastError(
-                f"the dates have no common step: {format_time(dates[off[0]])} is no multiple of "
-                f"{format_duration(frequency)} from {format_time(dates[0])}; give source.frequency"
+                f"the dates have no common step: {format_time(found[off[0]])} is no multiple of "
+                f"{format_duration(frequency)} from {format_time(found[0])}; give source.frequency"
             )
-    axis = np.arange(dates[0], dates[-1] + np.timedelta64(1, "s"), frequency)
-    return axis, frequency, ~np.isin(axis, dates)
+    axis = np.arange(found[0], found[-1] + np.timedelta64(1, "s"), frequency)
+    return axis, frequency, ~np.isin(axis, found)
 
 
 def tendency_steps(config: Config, frequency: np.timedelta64) -> tuple[np.timedelta64, ...]:
@@ -126,14 +126,7 @@ def describe(layout: Layout, config: Config) -> str:
 def announce(path: Path) -> str:
     """One line on a finished store, its missing dates in it."""
     store = Store.open(path)
-    gone = store.dates[store.missing]
-    if not gone.size:
-        return f"{path}: {store.dates.size} dates, none missing"
-    breaks = np.flatnonzero(np.diff(gone) > store.frequency) + 1
-    gaps = [(part[0], part[-1]) for part in np.split(gone, breaks)]
-    listed = ", ".join(format_time(a) if a == b else f"{format_time(a)} to {format_time(b)}" for a, b in gaps[:6])
-    more = f" and {len(gaps) - 6} more gaps" if len(gaps) > 6 else ""
-    return f"{path}: {store.dates.size} dates, {gone.size} of them missing: {listed}{more}"
+    return f"{path}: {store.dates.size} dates; missing: {describe_missing(store)}"
 
 
 def _write_all(writer: StoreWriter, produce: Callable[[int], np.ndarray], workers: int) -> None:
@@ -176,7 +169,7 @@ def _from_planet(config: Config, section: PlanetSource) -> list[Path]:
     writers = [StoreWriter(config.path(name), layout) for name in stores]
     todo = [set(writer.todo) for writer in writers]
     pending: deque[Future[None]] = deque()
-    slabs = archive.archive(section, layout.dates_per_shard) if any(todo) else iter(())
+    slabs = planet.archive(section, layout.dates_per_shard) if any(todo) else iter(())
     with bar("Sample planet", len(layout.slabs)) as progress, ThreadPoolExecutor(config.store.workers) as pool:
         for k, (_, *kinds) in enumerate(slabs):
             for writer, left, states in zip(writers, todo, kinds, strict=False):
@@ -193,13 +186,13 @@ def _from_planet(config: Config, section: PlanetSource) -> list[Path]:
 
 
 def _planet_layout(config: Config, section: PlanetSource) -> Layout:
-    dates, missing = archive.dates(section)
-    grid = model.grid(section.truncation)
-    frequency = dates[1] - dates[0]
+    axis, missing = planet.dates(section)
+    grid = planet.grid(section.truncation)
+    frequency = axis[1] - axis[0]
     return Layout(
-        dates=dates,
-        variables=archive.VARIABLES,
-        metadata={name: variables.metadata(name) for name in archive.VARIABLES},
+        dates=axis,
+        variables=planet.variables,
+        metadata={name: variables.metadata(name) for name in planet.variables},
         latitudes=grid.latitudes,
         longitudes=grid.longitudes,
         field_shape=grid.shape,
