@@ -193,10 +193,10 @@ def recognise(
     for candidate in (short_name, name):
         if candidate and (variable := _BY_NAME.get(_plain(candidate))):
             return variable, None
-    if match := re.fullmatch(r"([A-Za-z]+?)_?(\d{1,4})", name):
+    if match := re.fullmatch(r"([A-Za-z]+)(?:_(\d+)|(\d{2,4}))", name):  # not t2, which some call 2t
         variable = _BY_NAME.get(_plain(match[1]))
         if variable is not None and variable.levels:
-            return variable, int(match[2])
+            return variable, int(match[2] or match[3])
     variable = _BY_NAME.get(_plain(long_name)) or _BY_STANDARD_NAME.get(standard_name)
     return (variable, None) if variable else None
 

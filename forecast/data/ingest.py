@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from forecast.core.times import format_duration, format_time, parse_duration
 from forecast.data.inspect import describe_missing
 from forecast.data.layout import Layout
 from forecast.data.sources import Contents, Source, open_source
-from forecast.data.writer import StoreWriter
+from forecast.data.writer import DiskError, StoreWriter
 
 DAY = np.timedelta64(86400, "s")
 
@@ -142,13 +143,22 @@ def _write_all(writer: StoreWriter, produce: Callable[[int], np.ndarray], worker
         progress.advance()
 
     todo = writer.todo
-    with bar(f"Writing {writer.path.name}", len(todo)) as progress:
-        try:
-            with ThreadPoolExecutor(workers) as pool:
-                dask.compute(*(dask.delayed(one)(slab) for slab in todo), scheduler="threads", pool=pool)
-        except ForecastError:
+    title, pool = f"Writing {writer.path.name}", ThreadPoolExecutor(workers)
+    with _nothing_half_made(writer), bar(title, len(todo)) as progress, pool:
+        dask.compute(*(dask.delayed(one)(slab) for slab in todo), scheduler="threads", pool=pool)
+
+
+@contextmanager
+def _nothing_half_made(*writers: StoreWriter) -> Iterator[None]:
+    """Bad input leaves nothing behind; a full disk or a kill leaves what was finished, to go on from."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except ForecastError:
+        for writer in writers:
             writer.abandon()
-            raise
+        raise
 
 
 def _slab(source: Source, layout: Layout, slab: int) -> np.ndarray:
@@ -170,7 +180,8 @@ def _from_planet(config: Config, section: PlanetSource) -> list[Path]:
     todo = [set(writer.todo) for writer in writers]
     pending: deque[Future[None]] = deque()
     slabs = planet.archive(section, layout.dates_per_shard) if any(todo) else iter(())
-    with bar("Sample planet", len(layout.slabs)) as progress, ThreadPoolExecutor(config.store.workers) as pool:
+    pool = ThreadPoolExecutor(config.store.workers)
+    with _nothing_half_made(*writers), bar("Sample planet", len(layout.slabs)) as progress, pool:
         for k, (_, *kinds) in enumerate(slabs):
             for writer, left, states in zip(writers, todo, kinds, strict=False):
                 if k in left:

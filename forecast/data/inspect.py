@@ -64,6 +64,7 @@ def _variables(store: Store) -> Table:
     for column in table.columns:
         column.no_wrap = True
         column.justify = "left" if column.header in ("variable", "units") else "right"
+    table.columns[-1].no_wrap, table.columns[-1].max_width = False, 9
     tendency = store.tendencies
     for k, name in enumerate(store.variables):
         numbers = [store.statistics[kind][k] for kind in ("mean", "stdev", "minimum", "maximum")]

@@ -8,6 +8,7 @@ with its moments, from which the statistics of the whole are merged in the order
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import warnings
@@ -28,6 +29,10 @@ from forecast.data.layout import Layout
 from forecast.data.statistics import Moments
 
 
+class DiskError(ForecastError):
+    """The disk refuses: what was finished stays, and the same run goes on from there."""
+
+
 class StoreWriter:
     """Writes the slabs of one store, in any order and from several threads.
 
@@ -42,7 +47,8 @@ class StoreWriter:
         """Begin a store, or go on with one that an earlier run left unfinished.
 
         Raises:
-            ForecastError: another store lies there; no date to make statistics of; the disk is full.
+            ForecastError: another store lies there, or another process writes it; no date to make statistics of.
+            DiskError: the disk is full, or refuses for another reason (so do `write` and `finish`).
         """
         self.path, self.layout = Path(path), layout
         self.partial = self.path.with_name(self.path.name + ".partial")
@@ -71,7 +77,7 @@ class StoreWriter:
         Rows of missing dates become NaN, and a date whose values are all NaN is recorded as missing.
 
         Raises:
-            ForecastError: wrong shape; a NaN or an infinite value where none is allowed; the disk is full.
+            ForecastError: wrong shape; a NaN or an infinite value where none is allowed.
         """
         where = self.layout.slabs[slab]
         states = np.asarray(states, np.float32)
@@ -96,7 +102,7 @@ class StoreWriter:
         """Record the statistics, rename the store to its place, and return that.
 
         Raises:
-            ForecastError: slabs are still to be written; the disk is full.
+            ForecastError: slabs are still to be written.
         """
         if self.complete:
             return self.path
@@ -116,6 +122,7 @@ class StoreWriter:
             for stray in self._store.rglob("*.partial"):  # zarr's own temporary files, left by a kill
                 stray.unlink()
             os.replace(self._store, self.path)
+            self._lock.close()
             shutil.rmtree(self.partial)
         self.complete = True
         return self.path
@@ -123,6 +130,7 @@ class StoreWriter:
     def abandon(self) -> None:
         """Remove what has been written: the input is bad, and no half-made store shall stay."""
         if not self.complete:
+            self._lock.close()
             shutil.rmtree(self.partial, ignore_errors=True)
 
     def _check_same(self, fingerprint: str) -> None:
@@ -136,12 +144,17 @@ class StoreWriter:
             )
 
     def _begin(self, fingerprint: str) -> None:
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.partial / "lock").open("w")  # held until this process ends, however it ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ForecastError(f"another process is writing {self.path}: wait until it is done") from None
         plan = self._records / "fingerprint"
         if plan.is_file() and plan.read_text() == fingerprint:
             return
-        if self.partial.exists():
-            shutil.rmtree(self.partial)
-        self._records.mkdir(parents=True)
+        shutil.rmtree(self._records, ignore_errors=True)
+        self._records.mkdir()
         layout = self.layout
         group = zarr.open_group(self._store, mode="w", zarr_format=3)
         group.attrs.update({**layout.attributes(), "fingerprint": fingerprint})
@@ -226,7 +239,7 @@ def _load(path: Path) -> tuple[np.ndarray, dict[str, Moments]]:
 
 @contextmanager
 def _clear_write_errors(path: Path) -> Iterator[None]:
-    """What the disk refuses, as one line; what was finished stays and the same run goes on from there."""
+    """What the disk refuses, as one line."""
     try:
         yield
     except OSError as error:
@@ -234,4 +247,4 @@ def _clear_write_errors(path: Path) -> Iterator[None]:
             raise
         reason = os.strerror(error.errno)
         advice = "mend that and run again, finished slabs are kept"
-        raise ForecastError(f"cannot write {path}: {reason}; {advice}") from None
+        raise DiskError(f"cannot write {path}: {reason}; {advice}") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _MEMBER = ("number", "member", "realization", "ensemble")
 
 @dataclass(frozen=True, eq=False)
 class _Field:
-    """One variable on one level of one file, read lazily: dimensions ([time], [member], points...)."""
+    """One variable on one level of one file, read lazily: dimensions ([expver], [time], [member], points...)."""
 
     data: xr.DataArray
     points: tuple[str, ...]
@@ -87,10 +88,13 @@ class NetcdfSource:
             data = data.isel(member=int(places[0]) % count)
         if "time" in data.dims:
             data = data.isel(time=_slice(places // count))
+        versions = [dim for dim in ("expver",) if dim in data.dims]
         try:
-            values = data.transpose(..., *field.points).values
+            values = data.transpose(*versions, ..., *field.points).values
         except (OSError, RuntimeError) as error:
             raise ForecastError(f"{self._files[file]}: {data.name} cannot be read ({error})") from None
+        if versions:  # ERA5 (expver 1) where it is there, ERA5T (expver 5) for the rest
+            values = reduce(lambda final, preliminary: np.where(np.isnan(final), preliminary, final), values)
         values = values.reshape(*values.shape[: values.ndim - len(field.points)], -1)
         if (field.factor, field.offset) != (1.0, 0.0):
             values = values.astype(np.float64) * field.factor + field.offset
@@ -119,7 +123,7 @@ class NetcdfSource:
         known = variables.recognise(given) if given else variables.recognise(file_name, **stated)
         level_dim = _dimension(data, _LEVEL, "air_pressure")
         if known is None and given is None:
-            if wanted is not None:
+            if wanted:
                 return []
             raise ForecastError(
                 f"{path}: variable `{file_name}` has no known ERA5 name: say what it is in source.rename, "
@@ -128,6 +132,11 @@ class NetcdfSource:
         short, level = (known[0].short, known[1]) if known else variables.split(given or file_name)
         if level_dim is None and level is None and known and known[0].levels:
             level = next((_hectopascal(data[c], path)[0] for c in _LEVEL if c in data.coords), None)
+        if known and known[0].levels and known[0].short != "z" and level is None and level_dim is None:
+            raise ForecastError(
+                f"{path}: variable `{file_name}` is {known[0].long_name.lower()} on an unknown level: "
+                f"say which in source.rename, e.g. {file_name}: {short}_850"
+            )
         if level_dim is None or level is not None:
             layers = [(variables.join(short, level), data)]
         else:
@@ -226,9 +235,7 @@ def _hectopascal(levels: xr.DataArray, path: Path) -> list[int]:
 
 
 def _axes(data: xr.DataArray, points: tuple[str, ...], path: Path) -> tuple[xr.DataArray, np.ndarray, list[int]]:
-    """The data with dimensions ([time], [member], points), the dates in seconds since 1970 and the members."""
-    if "expver" in data.dims:
-        data = _merge_expver(data)
+    """Data with dimensions ([expver], [time], [member], points), its dates in seconds since 1970, and its members."""
     dates, time_dim = _dates(data, path)
     member_dim = _dimension(data, _MEMBER, "realization")
     members = [0]
@@ -238,7 +245,7 @@ def _axes(data: xr.DataArray, points: tuple[str, ...], path: Path) -> tuple[xr.D
     if time_dim is not None and time_dim != "time":
         data = data.drop_vars("time", errors="ignore").rename({time_dim: "time"})
     for dim in map(str, data.dims):
-        if dim in ("time", "member", *points):
+        if dim in ("time", "member", "expver", *points):
             continue
         if data.sizes[dim] > 1:
             size = data.sizes[dim]
@@ -258,19 +265,12 @@ def _dates(data: xr.DataArray, path: Path) -> tuple[np.ndarray, str | None]:
             raise ForecastError(f"{path}: `{name}` holds no dates; {expected}")
         if times.ndim > 1:
             raise ForecastError(f"{path}: `{name}` runs along {times.dims}: make it a single time axis first")
-        dates = np.atleast_1d(times.values).astype("datetime64[s]").astype(np.int64)
+        fine = np.atleast_1d(times.values).astype("datetime64[ms]") + np.timedelta64(500, "ms")
+        dates = fine.astype("datetime64[s]").astype(np.int64)  # nearest second: days as floats are not exact
         return dates, str(times.dims[0]) if times.ndim else None
     if any(dim in ("time", "valid_time") for dim in data.dims):
         raise ForecastError(f"{path}: the time axis has no coordinate, so its dates are unknown")
     return np.array([_NAT]), None
-
-
-def _merge_expver(data: xr.DataArray) -> xr.DataArray:
-    """ERA5 (expver 1) where it is there, ERA5T (expver 5) for the rest."""
-    merged = data.isel(expver=0)
-    for k in range(1, data.sizes["expver"]):
-        merged = merged.fillna(data.isel(expver=k))
-    return merged.assign_attrs(data.attrs)
 
 
 def _slice(positions: np.ndarray) -> slice | np.ndarray:
