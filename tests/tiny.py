@@ -18,7 +18,7 @@ DATES = np.datetime64("2001-01-01T00", "s") + np.arange(160) * np.timedelta64(6,
 GAPS = (40, 99)
 
 
-def archive(folder: Path, error: float = 0.0) -> Path:
+def make(folder: Path, error: float = 0.0) -> Path:
     """A store whose waves travel east; `error` times a keyed noise is added to all but the constant field."""
     missing = np.isin(np.arange(DATES.size), GAPS)
     metadata = {name: variables.metadata(name) for name in NAMES}
@@ -55,16 +55,17 @@ def _states(error: float) -> np.ndarray:
 
 def stores(folder: Path) -> tuple[Store, Store]:
     """Truth and analysis."""
-    return Store.open(archive(folder)), Store.open(archive(folder, error=0.1))
+    return Store.open(make(folder)), Store.open(make(folder, error=0.1))
 
 
-def raw(root: Path, **training: Any) -> dict[str, Any]:
-    """A config for the archive as plain data; the stores lie in `root`."""
+def raw(root: Path, archive: Path | None = None, **training: Any) -> dict[str, Any]:
+    """A config as plain data, for the stores in `archive` (default `root`); `training` replaces keys of its section."""
+    archive = archive or root
     return {
         "name": "tiny",
         "root": str(root),
         "source": {"kind": "planet"},
-        "store": {"analysis": "analysis.zarr"},
+        "store": {"path": str(archive / "truth.zarr"), "analysis": str(archive / "analysis.zarr")},
         "data": {
             "train": ["2001-01-01", "2001-01-31T18"],
             "validation": ["2001-02-01", "2001-02-09T18"],
@@ -89,6 +90,6 @@ def raw(root: Path, **training: Any) -> dict[str, Any]:
     }
 
 
-def config(root: Path, **training: Any) -> configs.Config:
+def config(root: Path, archive: Path | None = None, **training: Any) -> configs.Config:
     """`raw` as a config."""
-    return configs.parse(raw(root, **training))
+    return configs.parse(raw(root, archive, **training))

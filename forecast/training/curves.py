@@ -16,7 +16,8 @@ def plot(metrics: Path, picture: Path) -> None:
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     updates = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation" in line]
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(11, 7))
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.07, top=0.95, hspace=0.28)
     (loss, lr), (crps, ratio) = figure.subplots(2, 2)
     _loss(loss, updates)
     _line(lr, "learning rate", [u["update"] for u in updates], [u["lr"] for u in updates], log=True)
@@ -55,3 +56,6 @@ def _line(axes: Axes, title: str, x: Any, y: Any, log: bool = False, **style: An
     axes.set_xlabel("update")
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(which="minor", labelsize=7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from forecast.core.progress import Bar, bar, console
 from forecast.training.curves import plot
 
 METRICS = "metrics.jsonl"
+_DRAW_EVERY = 20.0  # seconds; a drawing takes half of one
 
 
 class Monitor:
@@ -38,7 +39,8 @@ class Monitor:
         self._file = metrics.open("ab")
         self._board = _tensorboard(folder / "tensorboard", done)
         self._bar: Bar | None = None
-        self._began = self._noted = time.monotonic()
+        self._noted = self._drawn = 0.0
+        self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -73,33 +75,35 @@ class Monitor:
             self._bar.note(f"{shown}  {rate:.2f} updates/s")
 
     def validation(self, update: int, scores: dict[str, Any]) -> None:
-        """Record one validation, say its score and draw the curves."""
+        """Record one validation, say its score and draw the curves, if they are not fresh."""
         self._write({"update": update, "validation": scores})
-        self._scalars(update, {"validation/score": scores["score"]})
+        score = scores["score"]
+        self._scalars(update, {"validation/score": score})
         for name, by_variable in scores.items():
             if isinstance(by_variable, dict):
                 self._scalars(update, {f"{name}/{variable}": leads[0] for variable, leads in by_variable.items()})
-        console.print(f"update {update}: validation score {scores['score']:.4f}")
-        self.draw()
+        console.print(f"update {update}: validation score {'not finite' if score is None else f'{score:.4f}'}")
+        if self.seconds - self._drawn > _DRAW_EVERY:
+            self.draw()
 
     def sync(self) -> int:
         """Flush the metrics to disk; returns how many bytes they have."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def draw(self) -> None:
         """Draw `curves.png` from the metrics so far."""
-        self._file.flush()
         plot(self.folder / METRICS, self.folder / "curves.png")
+        self._drawn = self.seconds
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.flush()
 
-    def _scalars(self, update: int, values: dict[str, float]) -> None:
+    def _scalars(self, update: int, values: Mapping[str, float | None]) -> None:
         if self._board is not None:
             for name, value in values.items():
-                self._board.add_scalar(name, value, update)
+                self._board.add_scalar(name, float("nan") if value is None else value, update)
 
 
 def _tensorboard(folder: Path, done: int) -> Any:

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from forecast.core.config import Config, Stage
 from forecast.core.errors import ForecastError
 from forecast.core.progress import console
+from forecast.core.times import format_duration
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import SIDE_CAR, load_forecaster
 from forecast.training.curriculum import Curriculum
@@ -29,8 +31,12 @@ _HARMLESS = {
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """The config as plain JSON data, times and durations as text."""
-    return json.loads(json.dumps(config.model_dump(), default=str))
+    """The config as plain JSON data, times and durations as text; `core.config.parse` reads it."""
+    return json.loads(json.dumps(config.model_dump(), default=_text))
+
+
+def _text(value: Any) -> str:
+    return format_duration(value) if isinstance(value, np.timedelta64) else str(value)
 
 
 def check_unchanged(config: Config, saved: dict[str, Any], done: int) -> None:
