@@ -162,12 +162,11 @@ def _labelled(forecasts: Mapping[str, str | Path]) -> Mapping[str, str | Path]:
 
 
 def _other_years(store: Store, plan: Plan) -> Period | None:
-    """The years before the first, or else after the last, verified date."""
-    first = plan.starts.min().astype("datetime64[Y]").astype("datetime64[s]")
-    last = (plan.valid_times.max().astype("datetime64[Y]") + 1).astype("datetime64[s]")
-    if store.dates[0] < first:
-        return store.dates[0], first - np.timedelta64(1, "s")
-    return (last, store.dates[-1]) if last <= store.dates[-1] else None
+    """The years of the truth before the first, or else after the last, verified date."""
+    before = store.dates[store.dates < plan.starts.min().astype("datetime64[Y]")]
+    after = store.dates[store.dates >= plan.valid_times.max().astype("datetime64[Y]") + 1]
+    years = before if before.size else after
+    return (years[0], years[-1]) if years.size else None
 
 
 def _climatology(

@@ -98,9 +98,10 @@ class Sums:
         Raises:
             ForecastError: not there.
         """
+        seconds = xr.coders.CFDatetimeCoder(time_unit="s")
         try:
             sum, weight = (
-                xr.load_dataset(path, group=group, engine="netcdf4", decode_timedelta=True)
+                xr.load_dataset(path, group=group, engine="netcdf4", decode_times=seconds, decode_timedelta=True)
                 for group in ("sum", "weight")
             )
         except (OSError, KeyError):

@@ -23,7 +23,7 @@ def write_truth(
     data = np.stack([np.asarray(f, np.float32) for f in fields.values()], axis=1)[:, :, None]
     data[list(missing)] = np.nan
     group = zarr.create_group(path)
-    group.create_array("data", data=data, chunks=(1, *data.shape[1:]))
+    group.create_array("data", data=data, chunks=(min(64, len(data)), *data.shape[1:]))
     group.create_array("dates", data=dates.astype("datetime64[s]").astype(np.int64))
     group["dates"].attrs.update(units="seconds since 1970-01-01", calendar="standard")
     group.create_array("latitudes", data=grid.latitudes)
