@@ -32,11 +32,12 @@ class Batch:
     input_steps: int
 
     def __post_init__(self) -> None:
-        samples, times, points, _ = self._four("states")
-        if self._four("forcings")[:3] != (samples, times, points):
-            raise ForecastError(f"batch: forcings {tuple(self.forcings.shape)} do not match states {tuple(self.states.shape)}")
-        if self.dates.shape != (samples, times) or len(self.keys) != samples or len(self.starts_from_analysis) != samples:
-            raise ForecastError(f"batch: dates, keys and starts_from_analysis must describe {samples} samples of {times} dates")
+        states, forcings = self._four("states"), self._four("forcings")
+        samples, times = states[:2]
+        if forcings[:3] != states[:3]:
+            raise ForecastError(f"batch: forcings {forcings} do not match states {states}")
+        if self.dates.shape != (samples, times) or {len(self.keys), len(self.starts_from_analysis)} != {samples}:
+            raise ForecastError(f"batch: dates, keys and starts_from_analysis must describe {samples} x {times} states")
         if not 0 < self.input_steps < times:
             raise ForecastError(f"batch: {times} dates leave no target after {self.input_steps} input steps")
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from forecast.core.errors import ForecastError
-from forecast.losses.crps import AlmostFairCRPS
+from forecast.losses.ensemble import AlmostFairCRPS
 
 _LOSSES: dict[str, Callable[..., nn.Module]] = {
     "almost_fair_crps": AlmostFairCRPS,
@@ -42,5 +42,5 @@ def build(spec: Mapping[str, Any]) -> nn.Module:
 def _known(name: str, known: tuple[str, ...] | list[str], what: str) -> str:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise ForecastError(f"unknown {what} `{name}`, did you mean `{near[0]}`?" if near else f"unknown {what} `{name}`")
+        raise ForecastError(f"unknown {what} `{name}`" + (f", did you mean `{near[0]}`?" if near else ""))
     return name

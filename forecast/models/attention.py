@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from forecast.models import neighbours
+from forecast.models.graph import local_frame
 
 
 class NeighbourAttention(nn.Module):
@@ -23,7 +24,9 @@ class NeighbourAttention(nn.Module):
     table: Tensor
     edges: Tensor
 
-    def __init__(self, target_width: int, source_width: int, width: int, heads: int, table: Tensor, edges: Tensor) -> None:
+    def __init__(
+        self, target_width: int, source_width: int, width: int, heads: int, table: Tensor, edges: Tensor
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(target_width, width, bias=False)
@@ -33,8 +36,9 @@ class NeighbourAttention(nn.Module):
         self.register_buffer("table", table, persistent=False)
         self.register_buffer("edges", edges, persistent=False)
 
-    def forward(self, targets: Tensor, sources: Tensor) -> Tensor:
-        """(B, N, target_width) from targets (B or 1, N, target_width) and sources (B, S, source_width)."""
+    def forward(self, targets: Tensor, sources: Tensor | None = None) -> Tensor:
+        """(B, N, target_width) from targets (B or 1, N, target_width) and sources (B, S, source_width) or themselves."""
+        sources = targets if sources is None else sources
         query = self.query(targets).unflatten(-1, (self.heads, -1))
         key, value = self.key_value(sources).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         bias, gate = self.geometry(self.edges).unflatten(0, self.table.shape).movedim(1, -1).chunk(2, dim=1)
@@ -85,13 +89,3 @@ class DenseAttention(nn.Module):
         key = torch.cat([k, here.transpose(1, 2).to(k.dtype)], dim=-1).transpose(1, 2)
         mixed = functional.scaled_dot_product_attention(query, key, v.transpose(1, 2), scale=1.0)
         return self.out(mixed.transpose(1, 2).reshape(batch, nodes, width))
-
-
-def local_frame(positions: Tensor) -> Tensor:
-    """(N, 3, 3): at each unit vector the vectors up, east and north."""
-    x, y, z = positions.unbind(-1)
-    horizontal = torch.hypot(x, y)
-    pole = horizontal < 1e-6
-    safe = torch.where(pole, torch.ones_like(x), horizontal)
-    east = torch.stack([torch.where(pole, 0.0, -y / safe), torch.where(pole, 1.0, x / safe), torch.zeros_like(z)], dim=-1)
-    return torch.stack([positions, east, torch.linalg.cross(positions, east)], dim=1)

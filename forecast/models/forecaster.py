@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ class Forecaster(nn.Module):
         self.network = GraphTransformer(section, graph, inputs, len(fields.variables))
         self.noise_shape = self.network.noise_shape
         self._register(_increments(fields, self.normalise), _lower(fields, self.normalise))
-        self.score = losses.build({"name": loss.name, **({"alpha": loss.alpha} if loss.name == "almost_fair_crps" else {})})
+        options = {"alpha": loss.alpha} if loss.name == "almost_fair_crps" else {}
+        self.score = losses.build({"name": loss.name, **options})
         weights = losses.weights.from_section(loss, fields.variables, fields.areas, self.step_scale.double().numpy())
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
 
@@ -106,30 +108,31 @@ class Forecaster(nn.Module):
         from_analysis, pointwise = batch.starts_from_analysis, []
         for s in range(steps):
             noise = self._noise(noise_keys, members, s)
-            arguments = (past, forcings[:, inputs - 1 + s], from_analysis, noise)
-            state = checkpoint(self._advance, *arguments, use_reentrant=False) if self._recompute else self._advance(*arguments)
+            state = self._recomputed(past, forcings[:, inputs - 1 + s], from_analysis, noise)
             pointwise.append(self.score(state, states[:, inputs + s]))
             past = [*past[1:], state[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
         return self._terms(torch.stack(pointwise).mean(dim=(0, 1)))
 
-    @property
-    def _recompute(self) -> bool:
-        return self.section.activation_checkpointing and self.training
+    def _recomputed(self, *arguments: Any) -> Tensor:
+        """`_advance`, its activations recomputed in the backward pass if so configured."""
+        if not self.section.activation_checkpointing:
+            return self._advance(*arguments)
+        return checkpoint(self._advance, *arguments, use_reentrant=False)
 
     def _terms(self, score: Tensor) -> dict[str, Tensor]:
         """Weighted sum and per-variable means of the score (G, V)."""
         area_means = torch.einsum("gv,g->v", score.detach(), self.weights.sum(dim=1))
-        parts = {f"{self.loss.name}/{name}": mean for name, mean in zip(self.fields.variables, area_means, strict=True)}
-        return {"loss": (score * self.weights).sum(), **parts}
+        names = (f"{self.loss.name}/{name}" for name in self.fields.variables)
+        return {"loss": (score * self.weights).sum(), **dict(zip(names, area_means, strict=True))}
 
     def _advance(self, past: list[Tensor], forcings: Tensor, from_analysis: Tensor, noise: Tensor) -> Tensor:
         """(B, M, G, V) normalised states after T states (B, M or 1, G, P), forcings (B, G, F), flags (B,), noise."""
         members = max(state.shape[1] for state in past)
         newest, p = past[-1], self.prognostic
-        flag = torch.where(from_analysis, FROM_ANALYSIS, AUTOREGRESSIVE)[:, None, None, None].expand(-1, 1, newest.shape[2], 1)
+        flag = torch.where(from_analysis, FROM_ANALYSIS, AUTOREGRESSIVE)[:, None, None, None]
         changes = [(late - early) / self.step_scale[:p] for early, late in zip(past[:-1], past[1:], strict=True)]
-        inputs = [newest, *changes, forcings[:, None], flag]
+        inputs = [newest, *changes, forcings[:, None], flag.expand(-1, 1, newest.shape[2], 1)]
         x = torch.cat([part.expand(-1, members, -1, -1) for part in inputs], dim=-1)
         increment = self.network(x, noise).float()
         base = torch.cat([newest, self.mean[p:].expand(*newest.shape[:-1], -1)], dim=-1)
@@ -151,8 +154,8 @@ class Forecaster(nn.Module):
         shape = (self.fields.grid_size, len(self.fields.variables))
         if tuple(batch.states.shape[2:]) != shape or batch.input_steps != self.fields.input_steps:
             raise ForecastError(
-                f"batch of states {tuple(batch.states.shape)} with {batch.input_steps} input steps; the forecaster wants "
-                f"{shape[0]} points, {shape[1]} variables and {self.fields.input_steps} input steps"
+                f"batch of states {tuple(batch.states.shape)} with {batch.input_steps} input steps; the forecaster "
+                f"wants {shape[0]} points, {shape[1]} variables and {self.fields.input_steps} input steps"
             )
         if not torch.isfinite(batch.states).all():
             bad = (~torch.isfinite(batch.states)).any(dim=2).nonzero()[0].tolist()

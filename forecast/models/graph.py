@@ -6,6 +6,8 @@ Every target node has the same number of incoming edges, so an edge list (2, tar
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -31,7 +33,7 @@ def icosphere(refinement: int) -> list[np.ndarray]:
     nodes = np.array([np.roll(corner, k) for k in range(3) for corner in corners]) / np.hypot(1, golden)
     distance = np.linalg.norm(nodes[:, None] - nodes[None], axis=-1)
     near = np.isclose(distance, distance[distance > 1e-9].min())
-    faces = np.array([(i, j, k) for i in range(12) for j in range(i) for k in range(j) if near[i, j] and near[j, k] and near[i, k]])
+    faces = np.array([f for f in combinations(range(12), 3) if all(near[i, j] for i, j in combinations(f, 2))])
     levels = [nodes]
     for _ in range(refinement):
         nodes, faces = _refine(nodes, faces)
@@ -61,7 +63,7 @@ def nearest(sources: np.ndarray, targets: np.ndarray, neighbours: int) -> np.nda
         ForecastError: fewer sources than neighbours.
     """
     if neighbours > len(sources):
-        raise ForecastError(f"graph: {neighbours} neighbours asked for, but there are only {len(sources)} nodes to choose from")
+        raise ForecastError(f"graph: {neighbours} neighbours asked for, but there are only {len(sources)} nodes")
     spare = min(neighbours + 8, len(sources))
     distance, index = cKDTree(sources).query(targets, k=spare)
     distance, index = distance.reshape(len(targets), spare), index.reshape(len(targets), spare)
@@ -70,7 +72,7 @@ def nearest(sources: np.ndarray, targets: np.ndarray, neighbours: int) -> np.nda
 
 
 def multiscale(levels: list[np.ndarray], neighbours: int) -> np.ndarray:
-    """(N, L * K) sources of each node of the finest mesh: its K nearest nodes (itself first) of every level, none twice.
+    """(N, L * K) sources of each node of the finest mesh: itself and its nearest nodes, K of every level, none twice.
 
     Long edges lead to the nodes of coarse levels only, so that far places are a few hops apart.
     """
@@ -93,15 +95,22 @@ def edge_features(sources: np.ndarray, targets: np.ndarray, table: np.ndarray) -
     root-mean-square distance, so that they are of order one.
     """
     chord = sources[table] - targets[:, None]
-    x, y, z = targets.T
-    horizontal = np.hypot(x, y)
-    safe = np.where(horizontal < 1e-9, 1.0, horizontal)
-    east = np.stack([np.where(horizontal < 1e-9, 0.0, -y / safe), np.where(horizontal < 1e-9, 1.0, x / safe), 0 * z], axis=-1)
-    north = np.cross(targets, east)
+    frame = local_frame(torch.from_numpy(targets)).numpy()
     length = np.linalg.norm(chord, axis=-1)
-    features = np.stack([length, (chord * east[:, None]).sum(-1), (chord * north[:, None]).sum(-1)], axis=-1)
+    tangential = np.einsum("nkx,nfx->nkf", chord, frame[:, 1:])
+    features = np.concatenate([length[..., None], tangential], axis=-1)
     scale = np.sqrt((length**2).mean())
     return (features / (scale if scale > 0 else 1.0)).reshape(-1, 3).astype(np.float32)
+
+
+def local_frame(positions: Tensor) -> Tensor:
+    """(N, 3, 3): at each unit vector the vectors up, east and north."""
+    x, y, _ = positions.unbind(-1)
+    horizontal = torch.hypot(x, y)
+    pole = horizontal < 1e-6
+    safe = torch.where(pole, torch.ones_like(x), horizontal)
+    east = torch.stack([torch.where(pole, 0, -y / safe), torch.where(pole, 1, x / safe), torch.zeros_like(x)], dim=-1)
+    return torch.stack([positions, east, torch.linalg.cross(positions, east)], dim=1)
 
 
 def build(latitudes: np.ndarray, longitudes: np.ndarray, section: ModelSection) -> HeteroData:
@@ -127,8 +136,9 @@ def build(latitudes: np.ndarray, longitudes: np.ndarray, section: ModelSection) 
         DECODER: nearest(mesh, grid, min(section.decoder_neighbours, len(mesh))),
     }
     graph = HeteroData()
-    graph["grid"].x, graph["mesh"].x = torch.from_numpy(grid.astype(np.float32)), torch.from_numpy(mesh.astype(np.float32))
     positions = {"grid": grid, "mesh": mesh}
+    for name, points in positions.items():
+        graph[name].x = torch.from_numpy(points.astype(np.float32))
     for kind, table in tables.items():
         targets = np.repeat(np.arange(len(table)), table.shape[1])
         graph[kind].edge_index = torch.from_numpy(np.stack([table.ravel(), targets]))

@@ -26,6 +26,7 @@ class Encoder(nn.Module):
         self.embed = nn.Linear(inputs, width)
         self.points = nn.Parameter(torch.zeros(graph["grid"].num_nodes, width))
         self.nodes = nn.Parameter(torch.zeros(graph["mesh"].num_nodes, section.trainable_features))
+        self.positions: Tensor
         self.register_buffer("positions", graph["mesh"].x, persistent=False)
         self.embed_nodes = nn.Linear(3 + section.trainable_features, wide)
         self.norm, self.norm_nodes, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(wide), nn.LayerNorm(wide)
@@ -60,7 +61,7 @@ class ProcessorLayer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width); condition (B, N, C)."""
         normed = self.norm_attention(x, condition)
-        x = x + (self.attention(normed) if isinstance(self.attention, DenseAttention) else self.attention(normed, normed))
+        x = x + self.attention(normed)
         return x + self.mlp(self.norm_mlp(x, condition))
 
 

@@ -69,7 +69,9 @@ def _check(members: Tensor, truth: Tensor, alpha: float, dim: int) -> None:
     expected = list(members.shape)
     del expected[dim]
     if list(truth.shape) != expected:
-        raise ForecastError(f"almost_fair_crps: truth {tuple(truth.shape)} must have the members' shape without `dim`, {tuple(expected)}")
+        raise ForecastError(
+            f"almost_fair_crps: truth has shape {tuple(truth.shape)}; the members' without `dim` is {tuple(expected)}"
+        )
 
 
 class _Crps(torch.autograd.Function):
@@ -79,9 +81,11 @@ class _Crps(torch.autograd.Function):
     def forward(ctx: Any, members: Tensor, truth: Tensor, alpha: float, dim: int, weights: Tensor | None) -> Tensor:
         ctx.save_for_backward(members, truth, weights)
         ctx.alpha, ctx.dim = alpha, dim
-        each = members.unbind(dim)
-        error = sum((x - truth).abs_() for x in each) / len(each)
-        score = error.sub_(_pair_sum(members, dim), alpha=_coefficient(len(each), alpha))
+        count = members.shape[dim]
+        score = torch.zeros_like(truth)
+        for member in members.unbind(dim):
+            score += (member - truth).abs_()
+        score.div_(count).sub_(_pair_sum(members, dim), alpha=_coefficient(count, alpha))
         return score if weights is None else score * weights
 
     @staticmethod

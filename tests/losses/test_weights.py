@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from forecast import losses
+from forecast.core import grids
+from forecast.core.config import LossSection
+from forecast.core.errors import ForecastError
+from forecast.losses import AlmostFairCRPS, weights
+
+NAMES = ("z_500", "t_850", "2t")
+
+
+def test_area_weights_integrate_exactly():
+    grid = grids.gaussian(16)
+    sine = np.sin(np.radians(grid.latitudes))
+    assert weights.area(grid.areas) @ sine**2 == pytest.approx(1 / 3, abs=1e-14)
+
+
+def test_variable_weights_prefer_the_full_name():
+    np.testing.assert_array_equal(weights.variable(NAMES, {"z": 2.0, "t_850": 3.0, "t": 9.0}), [2.0, 3.0, 1.0])
+
+
+def test_level_weights():
+    np.testing.assert_allclose(weights.level((*NAMES, "z_50"), slope=0.001, floor=0.2), [0.5, 0.85, 1.0, 0.2])
+
+
+def test_compose_is_a_normalised_outer_product():
+    total = weights.compose(("grid", "variable"), variable=np.array([1.0, 3.0]), grid=np.array([2.0, 2.0, 4.0]))
+    np.testing.assert_allclose(total, np.outer([0.25, 0.25, 0.5], [0.25, 0.75]))
+    assert weights.compose(("grid", "variable"), variable=np.array([1.0, 3.0])).shape == (1, 2)
+
+
+def test_section_in_units_of_the_tendency():
+    section = LossSection(variable_weights={"2t": 4.0}, level_slope=0.001, level_floor=0.2)
+    total = weights.from_section(section, NAMES, np.ones(5), units=np.array([0.5, 1.0, 2.0]))
+    expected = np.array([0.5 / 0.5, 0.85, 4.0 / 2.0])
+    np.testing.assert_allclose(total.sum(0), expected / expected.sum())
+    assert total.sum() == pytest.approx(1.0)
+
+
+def test_bad_weights():
+    with pytest.raises(ForecastError, match="`w`"):
+        weights.variable(NAMES, {"w": 1.0})
+    with pytest.raises(ForecastError, match="negative"):
+        weights.variable(NAMES, {"z": -1.0})
+    with pytest.raises(ForecastError, match="zero"):
+        weights.compose(("variable",), variable=np.zeros(3))
+    with pytest.raises(ForecastError, match="`level`"):
+        weights.compose(("variable",), level=np.ones(3))
+
+
+def test_registry_builds_by_name():
+    loss = losses.build({"name": "almost_fair_crps", "alpha": 0.5})
+    assert isinstance(loss, AlmostFairCRPS)
+    assert loss.alpha == 0.5
+    assert losses.build({"name": "fair_crps"}).alpha == 1.0
+    assert losses.build({"name": "crps"}).alpha == 0.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "almost_fair_crsp"}, "`almost_fair_crps`"),
+        ({"name": "almost_fair_crps", "alhpa": 1}, "`alpha`"),
+        ({"name": "fair_crps", "alpha": 1}, "unknown option"),
+        ({}, "unknown loss"),
+    ],
+)
+def test_registry_names_the_nearest(spec, words):
+    with pytest.raises(ForecastError, match=words):
+        losses.build(spec)
