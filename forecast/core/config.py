@@ -190,7 +190,7 @@ class ForecastSection(Section):
 class VerificationSection(Section):
     """What is scored, and against what."""
 
-    regions: tuple[str, ...] = ("globe", "n.hem", "s.hem", "tropics")
+    regions: tuple[str, ...] | None = Field(None, description="globe, n.hem, s.hem, tropics, or domain if absent")
     variables: tuple[str, ...] | None = None
     leads: tuple[Duration, ...] | None = Field(None, description="lead times to score; all if absent")
     climatology: tuple[Time, Time] | None = Field(None, description="period of the climatological ensemble; training period if absent")
