@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from forecast.core import seeding
 from forecast.core.config import Config
+from forecast.training import monitor
 from pipelines.train import train
 from tests import tiny
 
@@ -116,8 +117,9 @@ def fail_at(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def every_disk_operation(archive: Path, root: Path, stride: int) -> None:
+def every_disk_operation(archive: Path, root: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
     short = {"stages": [{"updates": 4, "lr": 1e-3}], "checkpoint_every": 1, "validate_every": 2, "validation_starts": 1}
+    monkeypatch.setattr(monitor, "plot", lambda metrics, picture: None)
     with pytest.MonkeyPatch.context() as patch:
         calls = fail_at(-1, patch)
         train(tiny.config(root / "whole", archive, **short))
@@ -134,10 +136,14 @@ def every_disk_operation(archive: Path, root: Path, stride: int) -> None:
         assert not left, f"killed at call {count}, {calls[count - 1]}"
 
 
-def test_killed_between_disk_operations_it_ends_the_same(archive: Path, tmp_path: Path) -> None:
-    every_disk_operation(archive, tmp_path, stride=11)
+def test_killed_between_disk_operations_it_ends_the_same(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every_disk_operation(archive, tmp_path, monkeypatch, stride=11)
 
 
 @pytest.mark.slow
-def test_killed_between_any_two_disk_operations_it_ends_the_same(archive: Path, tmp_path: Path) -> None:
-    every_disk_operation(archive, tmp_path, stride=1)
+def test_killed_between_any_two_disk_operations_it_ends_the_same(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every_disk_operation(archive, tmp_path, monkeypatch, stride=1)
