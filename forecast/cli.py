@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from forecast.core import config as configs
+from forecast.core import times
 from forecast.core.errors import ForecastError
 from forecast.core.progress import stdout
 
@@ -64,6 +65,78 @@ def train(
     from pipelines.train import train
 
     typer.echo(train(_load(config, settings, out), resume=resume))
+
+
+@app.command()
+def run(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="make all ensembles of a config, or ...")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="... those of a checkpoint, e.g. DIR/training/best")] = None,
+    start: Annotated[list[str] | None, typer.Option(help="2001-03-01T00, or 2001-03-01T00..2001-05-01T00/24h")] = None,
+    members: Annotated[int, typer.Option(min=1)] = 50,
+    lead: Annotated[str, typer.Option(help="how far")] = "15d",
+    out: Annotated[Path | None, typer.Option(help="forecast store to write (with a config: its run folder)")] = None,
+    analysis: Annotated[Path | None, typer.Option(help="store to start from; that of the training if absent")] = None,
+    settings: Settings = None,
+    part: Annotated[str, typer.Option(metavar="I/N", help="the I-th (from 0) of N processes that share the work")] = "0/1",
+) -> None:
+    """Forecast ensembles of any size; a run that was killed goes on where it was."""
+    from forecast.inference.starts import parse_part, parse_starts
+    from pipelines import generate
+
+    if config is not None and checkpoint is None:
+        made = generate.generate(_load(config, settings, out), parse_part(part))
+    elif checkpoint is not None and config is None and out is not None:
+        length, overrides = times.duration(lead, "--lead"), tuple(settings or ())
+        starts = parse_starts(start or ())
+        made = [generate.run(checkpoint, starts, members, length, out, analysis, parse_part(part), overrides)]
+    else:
+        raise ForecastError("give a config, or --checkpoint with --start and --out")
+    for path in made:
+        typer.echo(path)
+
+
+@app.command()
+def verify(
+    forecasts: Annotated[list[str], typer.Argument(help="forecast stores, with --truth; or one config")],
+    truth: Annotated[Path | None, typer.Option(help="store to verify against")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of scores (with a config: its run folder)")] = None,
+    analysis: Annotated[Path | None, typer.Option(help="store that persistence starts from; the truth if absent")] = None,
+    settings: Settings = None,
+) -> None:
+    """Score forecasts and baselines side by side; the report follows."""
+    from forecast.verification.score import score
+    from pipelines import verify
+
+    if truth is None:
+        if len(forecasts) > 1:
+            raise ForecastError("--truth is missing: the store that the forecasts are verified against")
+        typer.echo(verify.verify(_load(forecasts[0], settings, out))[1])
+    else:
+        labelled = verify.labels([Path(name) for name in forecasts])
+        typer.echo(score(labelled, truth, out or Path("scores"), analysis=analysis).path)
+
+
+@app.command()
+def report(
+    scores: Annotated[Path, typer.Argument(help="folder that `forecast verify` wrote")],
+    out: Annotated[Path, typer.Option(help="file to write")] = Path("report.html"),
+) -> None:
+    """Show a folder of scores as one self-contained HTML file."""
+    from forecast.report.page import write_report
+
+    typer.echo(write_report(scores, out))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="run folder; a demo that was stopped goes on in it")] = Path("runs/demo"),
+    config: Annotated[str, typer.Option(help="another config of the same kind")] = "demo",
+    settings: Settings = None,
+) -> None:
+    """The whole job on the sample planet: archive, store, training, ensembles, scores, report."""
+    from pipelines.demo import demo
+
+    typer.echo(demo(_load(config, settings, out)))
 
 
 def main() -> None:

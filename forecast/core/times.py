@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from forecast.core.errors import ForecastError
+
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -41,6 +43,18 @@ def parse_duration(value: Any) -> np.timedelta64:
     if not match or int(match[1]) == 0:
         raise ValueError(f"`{value}` is not a duration; write it like 6h or 15d")
     return np.timedelta64(int(match[1]) * _UNITS[match[2]], "s")
+
+
+def duration(text: str, what: str) -> np.timedelta64:
+    """`parse_duration` of what a user gave as `what` (an option).
+
+    Raises:
+        ForecastError: not a duration.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ForecastError(f"{what} {error}") from None
 
 
 def format_duration(duration: np.timedelta64) -> str:
