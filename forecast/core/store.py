@@ -77,10 +77,20 @@ class Store:
         return np.asarray(cast(Any, self._group[name])[:])
 
     @cached_property
+    def latitudes(self) -> np.ndarray:
+        """(G,) degrees."""
+        return self._array("latitudes").astype(np.float64)
+
+    @cached_property
+    def longitudes(self) -> np.ndarray:
+        """(G,) degrees in [0, 360)."""
+        return self._array("longitudes").astype(np.float64)
+
+    @cached_property
     def grid(self) -> Grid:
-        """The points of the states, in storage order."""
+        """The points of the states, in storage order, with their areas."""
         shape = self.attrs.get("field_shape")
-        return from_points(self._array("latitudes"), self._array("longitudes"), tuple(shape) if shape else None)
+        return from_points(self.latitudes, self.longitudes, tuple(shape) if shape else None)
 
     @cached_property
     def statistics(self) -> dict[str, np.ndarray]:

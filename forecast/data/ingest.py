@@ -71,6 +71,7 @@ def plan(config: Config, section: FileSource, contents: Contents) -> Layout:
         field_shape=contents.field_shape,
         frequency=frequency,
         missing=missing,
+        constant=contents.constant,
         members=len(contents.members),
         dates_per_shard=config.store.dates_per_shard,
         tendencies=tendency_steps(config, frequency),

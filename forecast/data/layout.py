@@ -25,6 +25,7 @@ class Layout:
         latitudes, longitudes: (G,) degrees; field_shape: the shape of a field.
         frequency: time between dates.
         missing: (T,) bool, dates known to be missing; none if absent.
+        constant: variables that the source gives once for all dates.
         members: size of the ensemble axis.
         dates_per_shard: dates that one slab, and one file, holds.
         tendencies: steps whose differences get statistics, multiples of the frequency.
@@ -41,6 +42,7 @@ class Layout:
     field_shape: tuple[int, ...]
     frequency: np.timedelta64
     missing: np.ndarray | None = None
+    constant: tuple[str, ...] = ()
     members: int = 1
     dates_per_shard: int = 64
     tendencies: tuple[np.timedelta64, ...] = ()

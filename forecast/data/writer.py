@@ -14,6 +14,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +75,8 @@ class StoreWriter:
     def write(self, slab: int, states: np.ndarray) -> None:
         """Write the states (t, V, G) or (t, V, members, G) of one slab.
 
-        Rows of missing dates become NaN, and a date whose values are all NaN is recorded as missing.
+        Rows of missing dates become NaN; a date whose values are all NaN, but for constant fields, is recorded as
+        missing.
 
         Raises:
             ForecastError: wrong shape; a NaN or an infinite value where none is allowed.
@@ -88,14 +90,15 @@ class StoreWriter:
             raise ForecastError(f"{self.path}: slab {slab} has shape {states.shape}, expected {expected}")
         present = self.layout.present[where]
         finite = np.isfinite(states).all(axis=3)
-        for t in np.flatnonzero(present & ~finite.any(axis=(1, 2))):
-            present[t] = not np.isnan(states[t]).all()
+        moving = [name not in self.layout.constant for name in self.layout.variables]
+        for t in np.flatnonzero(present & ~finite[:, moving].any(axis=(1, 2))):
+            present[t] = not np.isnan(states[t, moving]).all()
         if not present.all():
             states = np.where(present[:, None, None, None], states, np.float32(np.nan))
         self._check_values(states, finite, present, where)
         moments = self._moments(states, present & self.layout.in_period(where))
         with _clear_write_errors(self.path):
-            self._array()[where] = states
+            self._array[where] = states
             _save(self._record(slab), present, moments)
 
     def finish(self) -> Path:
@@ -170,6 +173,7 @@ class StoreWriter:
     def _record(self, slab: int) -> Path:
         return self._records / f"{slab:08d}.npz"
 
+    @cached_property
     def _array(self) -> Any:
         return cast(Any, zarr.open_group(self._store, mode="r+")["data"])
 
@@ -196,7 +200,6 @@ class StoreWriter:
     ) -> dict[str, Moments]:
         """All slabs together, and the tendencies across their borders, which no slab could see."""
         counted = present & self.layout.in_period(slice(None))
-        v = len(self.layout.variables)
         data = cast(Any, group["data"])
         reach = max(self.layout.strides.values(), default=0)
         for slab, record in zip(self.layout.slabs[1:], records[1:], strict=True):
@@ -206,8 +209,8 @@ class StoreWriter:
             for name, n in self.layout.strides.items():
                 across = slice(0, first + n)
                 over = statistics.of_tendencies(states[across], keep[across], n, first)
-                record[name] = statistics.merge([record[name], over], v)
-        return {name: statistics.merge([r[name] for r in records], v) for name in records[0]}
+                record[name] = statistics.merge([record[name], over])
+        return {name: statistics.merge([r[name] for r in records]) for name in records[0]}
 
     def _constant_fields(self, merged: dict[str, Moments]) -> list[str]:
         tendency = merged.get(format_duration(self.layout.frequency))

@@ -26,6 +26,7 @@ class Contents:
     Attributes:
         dates: (T,) datetime64[s], UTC, ascending, those with a state.
         variables: (V,) names; metadata: name -> what the store says of it.
+        constant: those of them that are the same at all dates.
         members: numbers of the ensemble members, (0,) where there is no ensemble.
         latitudes, longitudes: (G,) degrees, longitudes in [0, 360), in the order of the file.
         field_shape: (rows, columns) where rectilinear, else (G,).
@@ -35,6 +36,7 @@ class Contents:
     dates: np.ndarray
     variables: tuple[str, ...]
     metadata: dict[str, dict[str, Any]]
+    constant: tuple[str, ...]
     members: tuple[int, ...]
     latitudes: np.ndarray
     longitudes: np.ndarray
@@ -85,6 +87,7 @@ class Catalogue:
         self.files = tuple(files)
         self.dates = np.empty(0, "datetime64[s]")
         self.members: tuple[int, ...] = ()
+        self._constant: tuple[str, ...] = ()
         self._points = cast(_Points | None, None)
         self._columns: dict[str, _Column] = {}
         self._places: dict[str, np.ndarray] = {}
@@ -147,8 +150,17 @@ class Catalogue:
             {"name": path.name, "size": s.st_size, "changed": s.st_mtime_ns}
             for path, s in zip(self.files, stats, strict=True)
         )
-        return Contents(self.dates, order, {n: metadata[n] for n in order}, self.members, points.latitudes,
-                        points.longitudes, points.shape, stamps)  # fmt: skip
+        return Contents(
+            dates=self.dates,
+            variables=order,
+            metadata={name: metadata[name] for name in order},
+            constant=self._constant,
+            members=self.members,
+            latitudes=points.latitudes,
+            longitudes=points.longitudes,
+            field_shape=points.shape,
+            files=stamps,
+        )
 
     def close(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
         """Check the whole and return the variables, in the order wanted, else by name and level.
@@ -169,8 +181,9 @@ class Catalogue:
             raise ForecastError(f"{self._origin()}: only constant fields ({', '.join(order)}), so there are no dates")
         self.dates = np.unique(np.concatenate([tables[n][0] for n in moving])).astype("datetime64[s]")
         self.members = tuple(int(m) for m in np.unique(np.concatenate([tables[n][1] for n in moving])))
+        self._constant = tuple(name for name in order if name not in moving)
         for name in order:
-            self._places[name] = self._complete(name, *tables[name], constant=name not in moving)
+            self._places[name] = self._complete(name, *tables[name])
         return order
 
     def places(self, name: str, dates: np.ndarray) -> np.ndarray:
@@ -206,11 +219,11 @@ class Catalogue:
         return undated or (alone and names.is_static(name))
 
     def _complete(
-        self, name: str, date: np.ndarray, member: np.ndarray, where: np.ndarray, constant: bool
+        self, name: str, date: np.ndarray, member: np.ndarray, where: np.ndarray
     ) -> np.ndarray:
         """(T or 1, members, 2); every date of the source must have every member of the variable."""
         m = len(self.members)
-        if constant:
+        if name in self._constant:
             return np.broadcast_to(where[:1], (1, m, 2))
         expected = np.repeat(self.dates.astype(np.int64), m)
         if len(date) == len(expected) and np.array_equal(date, expected):
