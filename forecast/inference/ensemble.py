@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,6 @@ class System(Protocol):
     Attributes:
         name: how reports call it.
         variables: (V,) names of what it forecasts. grid: G points. step: time between its states.
-        settings: all that its fields depend on besides start, member and step; JSON values.
     """
 
     @property
@@ -35,11 +34,6 @@ class System(Protocol):
     def grid(self) -> Grid: ...
     @property
     def step(self) -> np.timedelta64: ...
-    @property
-    def settings(self) -> dict[str, Any]: ...
-
-    def check(self, starts: np.ndarray) -> None:
-        """Raise one ForecastError that lists all starts (S,) that cannot be run."""
 
     def forecast(self, start: np.datetime64, members: Sequence[int], steps: int) -> Iterator[np.ndarray]:
         """States (M, V, G) float32 in physical units at steps 0 (initial states), 1, ..., `steps`.
@@ -56,23 +50,24 @@ def generate(
     out: str | Path,
     member_batch: int = 10,
     part: Part = (0, 1),
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Forecast from `starts` (S,) with members 0..members-1 to `lead` into the store `out`; returns its path.
 
     Part (i, n) takes the i-th of every n work items; any n goes with any number of members, and a store may be
     finished with another n than it was begun with. One step of `member_batch` members is in memory (and a few
-    that wait for the disk), whatever the numbers of starts, members and steps.
+    that wait for the disk), whatever the numbers of starts, members and steps. `settings` name what else the fields
+    depend on (seed, checkpoint, analyses): a store that was begun with others is not gone on with.
 
     Raises:
-        ForecastError: a start that cannot be run, a lead that is no multiple of the system's step, a bad part, a
+        ForecastError: a lead that is no multiple of the system's step, a bad part, a
             store made with other settings, a disk that is full.
     """
-    layout = plan(system, starts, members, lead, member_batch)
+    layout = plan(system, starts, members, lead, member_batch, settings)
     if not 0 <= part[0] < part[1]:
         raise ForecastError(
             f"--part {part[0]}/{part[1]}: parts are numbered from 0/{part[1]} to {part[1] - 1}/{part[1]}"
         )
-    system.check(layout.starts)
     with ForecastWriter(out, layout, part) as writer:
         items = list(np.ndindex(len(layout.starts), layout.batches))[part[0] :: part[1]]
         rows = {item: len(layout.members_of(item[1])) for item in items}
@@ -86,7 +81,14 @@ def generate(
     return Path(out)
 
 
-def plan(system: System, starts: np.ndarray, members: int, lead: np.timedelta64, member_batch: int) -> Layout:
+def plan(
+    system: System,
+    starts: np.ndarray,
+    members: int,
+    lead: np.timedelta64,
+    member_batch: int,
+    settings: Mapping[str, Any] | None = None,
+) -> Layout:
     """The store that `generate` would make.
 
     Raises:
@@ -106,7 +108,7 @@ def plan(system: System, starts: np.ndarray, members: int, lead: np.timedelta64,
         leads=np.arange(int(steps) + 1) * system.step.astype("timedelta64[s]"),
         grid=system.grid,
         member_batch=min(member_batch, members),
-        settings={"system": system.name, **system.settings},
+        settings={"system": system.name, **(settings or {})},
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,8 +23,16 @@ from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import load_forecaster
 
-Perturb = Callable[[np.datetime64, int, np.ndarray], np.ndarray]
-"""(start, member, states (T, V, G) up to the start) -> the states that this member starts from"""
+
+class Perturbations(Protocol):
+    """Gives members initial states of their own (planet.ensemble.Perturbations is one)."""
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """What it must be given; more than the forecaster reads, if these are to stay in balance."""
+
+    def perturb(self, states: np.ndarray, when: np.ndarray, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
+        """(M, T, V, G) from states (T, V, G) at dates (T,); a member's are a function of its number and the start."""
 
 
 class LearntSystem:
@@ -40,8 +48,7 @@ class LearntSystem:
         analysis: the states that forecasts start from.
         seed: of the noise.
         micro_batch: members computed together.
-        perturb: gives each member its own initial states; all start from the analysis if absent.
-        perturbation: the name of what `perturb` does.
+        perturbations: of the initial states; all members start from the analysis if absent.
         device: cpu, cuda, or auto (cuda where there is one).
 
     Raises:
@@ -56,25 +63,27 @@ class LearntSystem:
         analysis: Store,
         seed: int = 1,
         micro_batch: int = 10,
-        perturb: Perturb | None = None,
-        perturbation: str = "none",
+        perturbations: Perturbations | None = None,
         device: str = "auto",
     ) -> None:
         self.device = _device(device)
         self.model = load_forecaster(checkpoint).to(self.device).eval()
         self.fields = self.model.fields
-        self.analysis, self.seed, self.micro_batch, self.perturb = analysis, seed, micro_batch, perturb
-        self._stride = analysis.stride(self.step)
+        self.analysis, self.seed, self.micro_batch = analysis, seed, micro_batch
+        self._perturbations = perturbations
         _check_grid(analysis, self.fields)
-        analysis.position(self.variables)
+        analysis.position((*self.variables, *(perturbations.variables if perturbations else ())))
         static = static_fields(analysis, self.fields.static)
         self._forcings = Forcings(self.fields.forcings, self.fields.latitudes, self.fields.longitudes, static)
-        self.settings: dict[str, Any] = {
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its fields depend on besides perturbations, start, member and step; JSON values."""
+        return {
             "checkpoint": _fingerprint(self.model),
-            "analysis": f"{zlib.crc32(np.stack(list(analysis.statistics.values())).tobytes()):08x}",
-            "seed": seed,
-            "perturbation": perturbation,
-            "micro_batch": micro_batch,
+            "analysis": fingerprint(self.analysis),
+            "seed": self.seed,
+            "micro_batch": self.micro_batch,
             "device": self.device.type,
         }
 
@@ -94,27 +103,8 @@ class LearntSystem:
         return np.timedelta64(self.fields.step, "s")
 
     def check(self, starts: np.ndarray) -> None:
-        """Make sure that every start (S,) has its initial states.
-
-        Raises:
-            ForecastError: lists all that have not.
-        """
-        problems = [f"{format_time(start)} ({why})" for start in starts if (why := self._lacks(start))]
-        if problems:
-            raise ForecastError(f"{self.analysis.path}: no initial states for {', '.join(problems)}")
-
-    def _lacks(self, start: np.datetime64) -> str:
-        dates = self.analysis.dates
-        for back in range(self.fields.input_steps):
-            date = start - back * self.step
-            at = int(np.searchsorted(dates, date))
-            if at == len(dates) or dates[at] != date:
-                inside = dates[0] <= date <= dates[-1]
-                bounds = f"outside {format_time(dates[0])}..{format_time(dates[-1])}"
-                return f"{format_time(date)} is {'no date of the store' if inside else bounds}"
-            if self.analysis.missing[at]:
-                return f"{format_time(date)} is missing"
-        return ""
+        """Make sure that every start (S,) has its initial states; see `check_starts`."""
+        check_starts(self.analysis, starts, self.step, self.fields.input_steps)
 
     def forecast(self, start: np.datetime64, members: Sequence[int], steps: int) -> Iterator[np.ndarray]:
         """States (M, V, G) float32 at steps 0 (the initial states), 1, ..., `steps`; see `ensemble.System`."""
@@ -138,12 +128,48 @@ class LearntSystem:
 
     def _initial(self, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """(M, T, V, G) initial states of members, perturbed if so wished."""
-        newest = self.analysis.index(start)
-        times = newest - self._stride * np.arange(self.fields.input_steps)[::-1]
-        states = self.analysis.read(times, self.variables)
-        if self.perturb is None:
-            return np.repeat(states[None], len(members), axis=0)
-        return np.stack([self.perturb(start, member, states) for member in members])
+        when = _input_dates(start, self.step, self.fields.input_steps)
+        times = np.array([self.analysis.index(date) for date in when])
+        if self._perturbations is None:
+            return np.repeat(self.analysis.read(times, self.variables)[None], len(members), axis=0)
+        given = self._perturbations.variables
+        states = self._perturbations.perturb(self.analysis.read(times, given), when, start, members)
+        return states[:, :, [given.index(name) for name in self.variables]]
+
+
+def fingerprint(store: Store) -> str:
+    """A short hash of a store's statistics, which tells archives apart."""
+    return f"{zlib.crc32(np.stack(list(store.statistics.values())).tobytes()):08x}"
+
+
+def check_starts(analysis: Store, starts: np.ndarray, step: np.timedelta64, states: int) -> None:
+    """Make sure that every start (S,) has `states` initial states, `step` apart.
+
+    Raises:
+        ForecastError: lists all that have not.
+    """
+    problems = []
+    for start in starts:
+        dates = _input_dates(start, step, states)[::-1]
+        lacks = next(filter(None, (_lacks(analysis, date) for date in dates)), "")
+        problems += [f"{format_time(start)} ({lacks})"] if lacks else []
+    if problems:
+        raise ForecastError(f"{analysis.path} has no initial states for {', '.join(problems)}")
+
+
+def _input_dates(start: np.datetime64, step: np.timedelta64, states: int) -> np.ndarray:
+    return start - np.arange(states)[::-1] * step
+
+
+def _lacks(analysis: Store, date: np.datetime64) -> str:
+    """What is wrong with a date, or nothing."""
+    dates = analysis.dates
+    at = int(np.searchsorted(dates, date))
+    if date < dates[0] or date > dates[-1]:
+        return f"{format_time(date)} is outside {format_time(dates[0])}..{format_time(dates[-1])}"
+    if dates[at] != date:
+        return f"{format_time(date)} is no date of the store"
+    return f"{format_time(date)} is missing" if analysis.missing[at] else ""
 
 
 def _to_numpy(state: Tensor) -> np.ndarray:

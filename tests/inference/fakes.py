@@ -25,11 +25,7 @@ class Fake:
 
     def __init__(self, seed=1, grid=None, delay=0.0) -> None:
         self.grid, self.seed, self.delay = grid or grids.gaussian(8), seed, delay
-        self.settings = {"seed": seed}
         self.asked: list[tuple[list[int], int]] = []
-
-    def check(self, starts) -> None:
-        pass
 
     def field(self, start, member, step) -> np.ndarray:
         values = seeding.normal(
@@ -42,6 +38,11 @@ class Fake:
         for step in range(steps + 1):
             time.sleep(self.delay)
             yield np.stack([self.field(start, member, step) for member in members])
+
+
+def make(system, out, members=7, part=(0, 1), lead=LEAD) -> Path:
+    """Two starts, three members computed together."""
+    return generate(system, STARTS, members, lead, out, 3, part, {"seed": system.seed})
 
 
 def fingerprint(store: Path) -> str:
@@ -64,6 +65,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     system = Fake(delay=given.delay, grid=grids.gaussian(given.rows))
     i, n = given.part.split("/")
-    generate(system, STARTS, given.members, given.steps * system.step, given.out, 3, (int(i), int(n)))
+    make(system, given.out, given.members, (int(i), int(n)), given.steps * system.step)
     if given.peak:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -6,36 +6,18 @@ from pathlib import Path
 
 import torch
 
-from forecast.core.config import ModelSection
+from forecast.core.config import Config
 from forecast.core.store import Store
 from forecast.inference.ensemble import generate
 from forecast.inference.starts import parse_starts
 from forecast.inference.system import LearntSystem
-from forecast.models.fields import Fields
-from forecast.models.forecaster import build
 from forecast.models.serialise import save_forecaster
-from tests import tiny
-
-PROGNOSTIC, DIAGNOSTIC, STATIC = ("z_500", "t_850"), ("tp",), ("lsm",)
-STEP = 6 * 3600
+from pipelines.train import forecaster
 
 
-def archive(folder: Path) -> Store:
-    """The tiny analyses."""
-    return Store.open(tiny.archive(folder, error=0.1))
-
-
-def checkpoint(folder: Path, store: Store) -> Path:
+def checkpoint(folder: Path, config: Config, store: Store) -> Path:
     """A forecaster whose weights are all random, so that noise and every input act on its output."""
-    names = (*PROGNOSTIC, *DIAGNOSTIC, *STATIC)
-    columns = {kind: values[store.position(names)] for kind, values in store.statistics.items()}
-    statistics = {name: {kind: float(column[i]) for kind, column in columns.items()} for i, name in enumerate(names)}
-    for name in PROGNOSTIC:
-        statistics[name]["tendency_stdev"] = statistics[name]["stdev"] / 5
-    grid = store.grid
-    fields = Fields(PROGNOSTIC, grid.latitudes, grid.longitudes, grid.areas, statistics, STEP, DIAGNOSTIC, STATIC,
-                    ("cos_julian_day", "sin_local_time"), {"tp": "std", "lsm": "none"})  # fmt: skip
-    model = build(ModelSection(mesh_refinement=1, width=16, heads=2, layers=1), fields)
+    model = forecaster(config, store)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

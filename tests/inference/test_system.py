@@ -30,7 +30,8 @@ START = np.datetime64("2001-01-03T12", "s")
 def folder(tmp_path_factory) -> Path:
     """Holds `analysis.zarr` and `checkpoint`."""
     folder = tmp_path_factory.mktemp("learnt")
-    learnt.checkpoint(folder / "checkpoint", learnt.archive(folder))
+    _, analysis = tiny.stores(folder)
+    learnt.checkpoint(folder / "checkpoint", tiny.config(folder), analysis)
     return folder
 
 
@@ -109,21 +110,28 @@ def test_memory_does_not_grow_with_steps_or_members(folder, tmp_path) -> None:
     assert long < small + 8e6 and large < long + 8e6, f"{small / 1e6:.0f}, {long / 1e6:.0f}, {large / 1e6:.0f} MB"
 
 
-def test_perturbation_gives_each_member_its_own_start(folder) -> None:
-    asked = []
+class Offset:
+    """Adds the member's number to every variable, of which one more is wanted than is forecast."""
 
-    def perturb(start, member, window):
-        asked.append((start, member))
-        assert window.shape == (2, 3, 128)
-        return window + np.float32(member)
+    variables = ("lsm", "tp", "t_850", "z_500")
 
-    made = system(folder, perturb=perturb, perturbation="test")
-    analysis = Store.open(folder / "analysis.zarr")
+    def __init__(self) -> None:
+        self.asked = []
+
+    def perturb(self, states, when, start, members):
+        assert states.shape == (2, 4, 128) and np.array_equal(when, [start - np.timedelta64(6, "h"), start])
+        self.asked.append((start, list(members)))
+        return states + np.array(members, np.float32)[:, None, None, None]
+
+
+def test_perturbations_give_each_member_its_own_start(folder) -> None:
+    offset = Offset()
+    made, analysis = system(folder, perturbations=offset), Store.open(folder / "analysis.zarr")
     expected = analysis.read(analysis.index(START), made.variables)[0]
-    first = states(made, [1, 5], steps=1)[0]
-    assert np.array_equal(first, np.stack([expected + np.float32(1), expected + np.float32(5)]))
-    assert asked == [(START, member) for member in range(6)]
-    assert made.settings["perturbation"] == "test"
+    got = states(made, [1, 5], steps=1)
+    assert np.array_equal(got[0], np.stack([expected + np.float32(1), expected + np.float32(5)]))
+    assert offset.asked == [(START, [0, 1, 2]), (START, [3, 4, 5])]
+    assert np.isfinite(got).all()
 
 
 def test_starts_without_initial_states_are_all_listed(folder) -> None:
@@ -141,16 +149,15 @@ def test_starts_without_initial_states_are_all_listed(folder) -> None:
     system(folder).check(parse_starts(["2001-01-01T06..2001-01-10T18/6h"]))
 
 
-def test_check_comes_before_anything_is_written(folder, tmp_path) -> None:
-    with pytest.raises(ForecastError, match="no initial states"):
-        generate(system(folder), parse_starts(["2001-01-01T00"]), 2, np.timedelta64(12, "h"), tmp_path / "f.zarr", 3)
-    assert not list(tmp_path.iterdir())
+def test_start_without_initial_states_cannot_be_forecast(folder) -> None:
+    with pytest.raises(ForecastError, match="2000-12-31T18 is not a date"):
+        states(system(folder), [0], start=np.datetime64("2001-01-01T00", "s"))
 
 
 def test_settings_name_all_that_the_fields_depend_on(folder, tmp_path) -> None:
     base = system(folder).settings
     assert base == system(folder).settings and base["seed"] == 1 and base["micro_batch"] == 3
-    other = learnt.checkpoint(tmp_path / "checkpoint", Store.open(folder / "analysis.zarr"))
+    other = learnt.checkpoint(tmp_path / "checkpoint", tiny.config(folder), Store.open(folder / "analysis.zarr"))
     assert {k for k, v in system(folder, seed=2).settings.items() if v != base[k]} == {"seed"}
     weights = load_forecaster(other)
     with torch.no_grad():

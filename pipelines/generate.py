@@ -1,0 +1,73 @@
+"""Step 3: the forecaster, and on the sample planet its physics, make ensembles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forecast.core.config import Config
+from forecast.core.store import Store
+from forecast.inference import ensemble
+from forecast.inference.writer import Part
+from pipelines import systems
+
+
+def generate(config: Config, part: Part = (0, 1)) -> list[Path]:
+    """Make the ensembles of `config`: the learnt one and, where asked for, those of the planet's physics.
+
+    All start from the same analyses with the same perturbations. A killed run goes on where it was.
+
+    Args:
+        config: the run; its store must have been ingested and its forecaster trained.
+        part: (i, n), the i-th of n processes that share the work.
+
+    Returns:
+        The paths of the forecast stores, the learnt one first.
+
+    Raises:
+        ForecastError: no checkpoint, starts without initial states, a store made with other settings, a full disk.
+    """
+    section, analysis = config.forecast, systems.analyses(config)
+    starts = section.starts.times()
+    learnt = systems.learnt(config, config.path("training") / "best", analysis)
+    learnt[0].check(starts)
+    made: dict[str, tuple[ensemble.System, dict[str, Any]]] = {section.out: learnt}
+    made |= {out: systems.physics(config, kind, analysis) for kind, out in section.physics.items()}
+    return [
+        ensemble.generate(
+            system, starts, section.members, section.lead, config.path(out), section.member_batch, part, settings
+        )
+        for out, (system, settings) in made.items()
+    ]
+
+
+def run(
+    checkpoint: Path,
+    starts: np.ndarray,
+    members: int,
+    lead: np.timedelta64,
+    out: Path,
+    analysis: Path | None = None,
+    part: Part = (0, 1),
+    **changes: Any,
+) -> Path:
+    """Forecast with a checkpoint from any starts; what is not given is as in the run that trained it.
+
+    Args:
+        checkpoint: a folder that training wrote, e.g. `runs/demo/training/best`.
+        starts: (S,) datetime64[s] (`inference.starts.parse_starts`).
+        members, lead, out: how many, how far, and the forecast store.
+        analysis: store of the states to start from; that of the training run if absent.
+        part: as in `generate`.
+        changes: of the run's config: `seed`, and keys of `forecast` such as `perturbation` and `member_batch`.
+
+    Raises:
+        ForecastError: as `generate`, or a checkpoint that no training run wrote.
+    """
+    config = systems.trained_with(checkpoint, changes)
+    store = Store.open(analysis) if analysis else systems.analyses(config)
+    learnt, settings = systems.learnt(config, checkpoint, store)
+    learnt.check(starts)
+    return ensemble.generate(learnt, starts, members, lead, out, config.forecast.member_batch, part, settings)

@@ -1,0 +1,65 @@
+"""What makes ensembles: the forecaster of a run, and on the sample planet its physics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from forecast.core import config as configs
+from forecast.core.config import Config
+from forecast.core.errors import ForecastError
+from forecast.core.store import Store
+from forecast.inference.system import LearntSystem, fingerprint
+from forecast.planet.ensemble import Perturbations, PhysicsSystem
+
+Settings = dict[str, Any]
+"""what the fields of a system depend on besides start, member and step"""
+
+
+def analyses(config: Config) -> Store:
+    """The states that forecasts start from: the analysis store, or the truth where there is none."""
+    return Store.open(config.path(config.store.analysis or config.store.path))
+
+
+def learnt(config: Config, checkpoint: Path, analysis: Store) -> tuple[LearntSystem, Settings]:
+    """The forecaster in `checkpoint`, with the seed, perturbation, device and member batch of `config`."""
+    section, perturbations = config.forecast, None
+    if section.perturbation == "analysis-error":
+        perturbations = Perturbations(_truncation(config, "forecast.perturbation=analysis-error"), config.seed)
+    batch, device = section.member_batch, config.training.device
+    system = LearntSystem(checkpoint, analysis, config.seed, batch, perturbations, device)
+    return system, system.settings | {"perturbation": section.perturbation}
+
+
+def physics(config: Config, kind: str, analysis: Store) -> tuple[PhysicsSystem, Settings]:
+    """The planet's own model with `perfect` or `imperfect` physics, from the same states as the forecaster."""
+    section = config.forecast
+    truncation = _truncation(config, f"forecast.physics.{kind}")
+    perturbed = section.perturbation != "none"
+    system = PhysicsSystem(analysis, kind, truncation, config.seed, perturbed, section.member_batch)
+    about = {"analysis": fingerprint(analysis), "seed": config.seed, "perturbation": section.perturbation}
+    return system, about | {"micro_batch": section.member_batch}
+
+
+def trained_with(checkpoint: Path, changes: dict[str, Any]) -> Config:
+    """The config of the training run that wrote `checkpoint`; `changes` replace its seed or keys of `forecast`.
+
+    Raises:
+        ForecastError: a folder that no training run wrote, or a change that makes no sense.
+    """
+    try:
+        raw = json.loads((checkpoint / "training.json").read_text())["config"]
+    except (OSError, ValueError, KeyError):
+        hint = "give one that training wrote, e.g. runs/demo/training/best"
+        raise ForecastError(f"{checkpoint} is no checkpoint of a training run: {hint}") from None
+    raw["root"] = str(checkpoint.resolve().parents[1])
+    for key, value in changes.items():
+        (raw if key == "seed" else raw["forecast"])[key] = value
+    return configs.parse(raw, str(checkpoint))
+
+
+def _truncation(config: Config, what: str) -> int:
+    if config.source.kind != "planet":
+        raise ForecastError(f"{what} needs the sample planet, but source.kind is {config.source.kind}: leave it out")
+    return config.source.truncation
