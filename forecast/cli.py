@@ -69,7 +69,7 @@ def train(
 
 @app.command()
 def run(
-    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="make all ensembles of a config, or ...")] = None,
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="make all of a config, or ...")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="... those of a checkpoint, e.g. DIR/training/best")] = None,
     start: Annotated[list[str] | None, typer.Option(help="2001-03-01T00, or 2001-03-01T00..2001-05-01T00/24h")] = None,
     members: Annotated[int, typer.Option(min=1)] = 50,
@@ -77,7 +77,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="forecast store to write (with a config: its run folder)")] = None,
     analysis: Annotated[Path | None, typer.Option(help="store to start from; that of the training if absent")] = None,
     settings: Settings = None,
-    part: Annotated[str, typer.Option(metavar="I/N", help="the I-th (from 0) of N processes that share the work")] = "0/1",
+    part: Annotated[str, typer.Option(metavar="I/N", help="I-th (from 0) of N processes that share it")] = "0/1",
 ) -> None:
     """Forecast ensembles of any size; a run that was killed goes on where it was."""
     from forecast.inference.starts import parse_part, parse_starts
@@ -100,7 +100,7 @@ def verify(
     forecasts: Annotated[list[str], typer.Argument(help="forecast stores, with --truth; or one config")],
     truth: Annotated[Path | None, typer.Option(help="store to verify against")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of scores (with a config: its run folder)")] = None,
-    analysis: Annotated[Path | None, typer.Option(help="store that persistence starts from; the truth if absent")] = None,
+    analysis: Annotated[Path | None, typer.Option(help="store that persistence starts from")] = None,
     settings: Settings = None,
 ) -> None:
     """Score forecasts and baselines side by side; the report follows."""
