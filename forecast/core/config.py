@@ -236,13 +236,13 @@ def load(path: str | Path, settings: tuple[str, ...] = ()) -> Config:
         raise ForecastError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ForecastError(f"{path}: a config is a mapping of sections, e.g. `name: demo`")
+    return parse(raw, str(path), settings)
+
+
+def parse(raw: dict[str, Any], where: str = "config", settings: tuple[str, ...] = ()) -> Config:
+    """Build a Config from plain data, to which `settings` are applied; see `load` for errors."""
     for setting in settings:
         _apply(raw, setting)
-    return parse(raw, where=str(path))
-
-
-def parse(raw: dict[str, Any], where: str = "config") -> Config:
-    """Build a Config from plain data; see `load` for errors."""
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
