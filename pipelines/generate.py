@@ -51,7 +51,7 @@ def run(
     out: Path,
     analysis: Path | None = None,
     part: Part = (0, 1),
-    **changes: Any,
+    changes: tuple[str, ...] = (),
 ) -> Path:
     """Forecast with a checkpoint from any starts; what is not given is as in the run that trained it.
 
@@ -61,7 +61,7 @@ def run(
         members, lead, out: how many, how far, and the forecast store.
         analysis: store of the states to start from; that of the training run if absent.
         part: as in `generate`.
-        changes: of the run's config: `seed`, and keys of `forecast` such as `perturbation` and `member_batch`.
+        changes: of the run's config, as `seed=2` or `forecast.perturbation=none`.
 
     Raises:
         ForecastError: as `generate`, or a checkpoint that no training run wrote.

@@ -42,11 +42,11 @@ def physics(config: Config, kind: str, analysis: Store) -> tuple[PhysicsSystem, 
     return system, about | {"micro_batch": section.member_batch}
 
 
-def trained_with(checkpoint: Path, changes: dict[str, Any]) -> Config:
-    """The config of the training run that wrote `checkpoint`; `changes` replace its seed or keys of `forecast`.
+def trained_with(checkpoint: Path, settings: tuple[str, ...] = ()) -> Config:
+    """The config of the training run that wrote `checkpoint`, with `settings` (`a.b=c`) on top.
 
     Raises:
-        ForecastError: a folder that no training run wrote, or a change that makes no sense.
+        ForecastError: a folder that no training run wrote, or a setting that makes no sense.
     """
     try:
         raw = json.loads((checkpoint / "training.json").read_text())["config"]
@@ -54,9 +54,7 @@ def trained_with(checkpoint: Path, changes: dict[str, Any]) -> Config:
         hint = "give one that training wrote, e.g. runs/demo/training/best"
         raise ForecastError(f"{checkpoint} is no checkpoint of a training run: {hint}") from None
     raw["root"] = str(checkpoint.resolve().parents[1])
-    for key, value in changes.items():
-        (raw if key == "seed" else raw["forecast"])[key] = value
-    return configs.parse(raw, str(checkpoint))
+    return configs.parse(raw, f"config of {checkpoint}", settings)
 
 
 def _truncation(config: Config, what: str) -> int:

@@ -60,7 +60,7 @@ def generate(
     depend on (seed, checkpoint, analyses): a store that was begun with others is not gone on with.
 
     Raises:
-        ForecastError: a lead that is no multiple of the system's step, a bad part, a
+        ForecastError: a lead that is no multiple of the system's step, a
             store made with other settings, a disk that is full.
     """
     layout = plan(system, starts, members, lead, member_batch, settings)

@@ -1,7 +1,8 @@
-"""Initial times as they are typed: 2001-03-01T00, or 2001-03-01T00..2001-05-01T00/24h."""
+"""What is typed to say what to forecast: starts (2001-03-01T00..2001-05-01T00/24h) and parts of the work (0/4)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -24,6 +25,18 @@ def parse_starts(texts: Iterable[str]) -> np.ndarray:
     if not times:
         raise ForecastError("no start given: write --start 2001-03-01T00 or --start 2001-03-01T00..2001-05-01T00/24h")
     return np.unique(np.array(times, "datetime64[s]"))
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """(i, n) from `i/n`: the i-th of n processes, from 0.
+
+    Raises:
+        ForecastError: not of that form, or no i below n.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not match or int(match[1]) >= int(match[2]):
+        raise ForecastError(f"part `{text}`: write --part 0/4, 1/4, 2/4 or 3/4 to share the work among 4 processes")
+    return int(match[1]), int(match[2])
 
 
 def _parse(text: str) -> Iterable[np.datetime64]:

@@ -147,7 +147,6 @@ def test_other_variables_are_refused(undisturbed) -> None:
         (dict(lead=np.timedelta64(7, "h")), "lead 7h is no multiple of the 6h step of fake"),
         (dict(members=0), "at least one start and one member"),
         (dict(starts=STARTS[:0]), "at least one start and one member"),
-        (dict(part=(4, 4)), r"--part 4/4: parts are numbered from 0/4 to 3/4"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_written(tmp_path, change, words) -> None:

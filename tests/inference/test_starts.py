@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from forecast.core.errors import ForecastError
-from forecast.inference.starts import parse_starts
+from forecast.inference.starts import parse_part, parse_starts
 
 
 def test_times_and_ranges() -> None:
@@ -34,3 +34,13 @@ def test_times_and_ranges() -> None:
 def test_what_is_no_start_is_told(text, words) -> None:
     with pytest.raises(ForecastError, match=words):
         parse_starts(text)
+
+
+def test_parts() -> None:
+    assert parse_part("0/1") == (0, 1) and parse_part(" 3/4") == (3, 4)
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/4", "1/0", "0/0"])
+def test_what_is_no_part_is_told(text) -> None:
+    with pytest.raises(ForecastError, match=f"part `{text}`: write --part 0/4"):
+        parse_part(text)
