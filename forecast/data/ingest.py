@@ -18,7 +18,7 @@ from forecast.core.config import Config, FileSource, PlanetSource
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar, console
 from forecast.core.store import Store
-from forecast.core.times import format_duration, format_time, parse_duration
+from forecast.core.times import format_duration, format_time
 from forecast.data.inspect import describe_missing
 from forecast.data.layout import Layout
 from forecast.data.sources import Contents, Source, open_source
@@ -59,9 +59,9 @@ def plan(config: Config, section: FileSource, contents: Contents) -> Layout:
         raise ForecastError("store.analysis is for the sample planet: the truth of a real archive is its analysis")
     axis, frequency, missing = timeline(contents.dates, section.frequency)
     for name in contents.variables:
-        period = contents.metadata[name].get("period")
-        if period and parse_duration(period) != frequency:
-            console.print(f"note: {name} covers {period}, the store's time step is {format_duration(frequency)}")
+        _, hours = contents.metadata[name].get("period", (0, 0))
+        if hours and np.timedelta64(hours, "h") != frequency:
+            console.print(f"note: {name} covers {hours} h, the store's time step is {format_duration(frequency)}")
     return Layout(
         dates=axis,
         variables=contents.variables,

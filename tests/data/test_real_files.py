@@ -52,7 +52,7 @@ NETCDF: dict[str, tuple[dict[str, Any], dict[str, tuple[str, dict[str, Any]]]]] 
     "netcdf/cds2020_d2m_u10_v10_hourly.nc": ({}, {"2d": ("d2m", {}), "10u": ("u10", {}), "10v": ("v10", {})}),
     "netcdf/era5_tl31_19590102T00.nc": (
         {"allow_nan": True, "frequency": "6h"},
-        {"sst": ("sea_surface_temperature", {}), "siconc": ("sea_ice_cover", {}),
+        {"sst": ("sea_surface_temperature", {}), "ci": ("sea_ice_cover", {}),
          **{f"{short}_{p}": (name, {"level": p}) for p in (1, 70, 500, 1000) for short, name in
             (("u", "u_component_of_wind"), ("z", "geopotential"), ("q", "specific_humidity"),
              ("clwc", "specific_cloud_liquid_water_content"))}},
@@ -135,6 +135,8 @@ def test_netcdf_equals_xarray(name: str, real_data: Path, tmp_path: Path) -> Non
     file, (settings, where) = real_data / name, NETCDF[name]
     store = archives.store(tmp_path, file, dates_per_shard=500, **{"variables": tuple(where)} | by_date(file, settings))
     dataset = xr.open_dataset(file)
+    times = np.flatnonzero(~store.missing)
+    states = [store.read(times, member=m) for m in range(store.ensemble)]
     for short, (variable, level) in where.items():
         data = dataset[variable].sel(level)
         data = data if "time" in data.dims else data.expand_dims(time=[dataset["time"].values])
@@ -142,12 +144,11 @@ def test_netcdf_equals_xarray(name: str, real_data: Path, tmp_path: Path) -> Non
         data = data.transpose(*lead, "latitude", "longitude")
         present = data.isnull().sum(lead[1:] + ("latitude", "longitude")) < data[0].size
         data = data[present.values]
-        times = np.array([store.index(t) for t in data["time"].values.astype("datetime64[s]")])
-        assert np.array_equal(times, np.flatnonzero(~store.missing))
+        np.testing.assert_array_equal(store.dates[times], data["time"].values.astype("datetime64[s]"))
         for member in range(store.ensemble):
             expected = data[:, member] if store.ensemble > 1 else data
             expected = expected.values.astype(np.float32).reshape(len(times), -1)
-            np.testing.assert_array_equal(store.read(times, [short], member)[:, 0], expected)
+            np.testing.assert_array_equal(states[member][:, store.position([short])[0]], expected)
         table = variables.lookup(short)
         assert store.units[short] == table.units
     axes = (dataset[name].values.astype(np.float64) for name in ("latitude", "longitude"))

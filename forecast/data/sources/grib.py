@@ -34,7 +34,7 @@ class GribSource:
         self._catalogue = Catalogue(self._files)
         self._orders: dict[str, np.ndarray | None] = {}
         self._units: dict[str, str] = {}
-        self._periods: dict[str, str] = {}
+        self._periods: dict[str, int] = {}
         refused = ""
         with bar("Reading GRIB headers", len(self._files)) as progress:
             for number, path in enumerate(self._files):
@@ -53,7 +53,8 @@ class GribSource:
         self._conversions = {name: conversion(name, self._units[name]) for name in order}
         metadata = {name: variables.metadata(name, self._units[name]) for name in order}
         for name in order:
-            metadata[name] |= {"period": self._periods[name]} if self._periods[name] else {}
+            if hours := self._periods[name]:
+                metadata[name]["period"] = [0, hours]
         self.contents = self._catalogue.contents(order, metadata)
 
     def read(self, dates: np.ndarray) -> np.ndarray:
@@ -86,8 +87,8 @@ class GribSource:
             raise ForecastError(f"{header.where}: {name} is in `{header.units}`, before in `{self._units[name]}`")
         if self._periods.setdefault(name, header.period) != header.period:
             raise ForecastError(
-                f"{header.where}: {name} covers {header.period or 'an instant'}, before "
-                f"{self._periods[name] or 'an instant'}: bring all of it to one accumulation period first"
+                f"{header.where}: {name} covers {header.period} hours, before {self._periods[name]}: "
+                f"bring all of it to one accumulation period first"
             )
         self._catalogue.add(name, [header.date], header.member, file, [header.offset])
 

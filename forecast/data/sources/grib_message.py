@@ -36,7 +36,7 @@ class Header:
     member: int
     grid: str
     units: str
-    period: str
+    period: int
 
 
 class Message:
@@ -159,9 +159,9 @@ def _name(short: str, kind: str, level: Any, rename: dict[str, str]) -> str | No
     return short if kind in _SINGLE else None
 
 
-def _period(step_range: str, step_type: str) -> str:
-    """The time that a field sums over or takes the maximum of (`6h`), empty where it is of an instant or unstated."""
-    first, dash, last = step_range.partition("-")
-    if step_type == "instant" or not dash or not (first.isdigit() and last.isdigit()):
-        return ""
-    return f"{int(last) - int(first)}h"
+def _period(step_range: str, step_type: str) -> int:
+    """Hours that a field sums over or takes the maximum of; 0 where it is of an instant or does not say."""
+    first, _, last = step_range.partition("-")
+    if step_type == "instant" or not (first.isdigit() and last.isdigit()):
+        return 0
+    return int(last) - int(first)
