@@ -13,10 +13,11 @@ from forecast.planet.surface import land_sea_mask
 
 _COLDEST = 20.0 / 365.25
 # equilibrium wind shear of a hemisphere's jet: m/s in the layers 200-500 and 500-800 hPa, latitude, half width
-_WINTER = ((26.0, 24.0), 33.0, 18.0)
-_SUMMER_NORTH = ((13.0, 12.0), 44.0, 17.0)
-_SUMMER_SOUTH = ((20.0, 18.0), 42.0, 17.0)
-_LAND_COOLING = ((7.0, 14.0), (3.0, 3.0))
+_WINTER_NORTH = ((24.0, 27.0), 33.0, 18.0)
+_SUMMER_NORTH = ((15.0, 19.0), 42.0, 18.0)
+_WINTER_SOUTH = ((22.0, 24.0), 33.0, 18.0)
+_SUMMER_SOUTH = ((19.0, 21.0), 40.0, 18.0)
+_LAND_COOLING = ((12.0, 22.0), (4.0, 4.0))
 """K, two layers: how much colder than the sea land is in equilibrium at mid-winter, and in the mean of the year"""
 _LAYER_LOGS = (np.log(500 / 200), np.log(800 / 500))
 
@@ -36,8 +37,8 @@ def equilibrium(sphere: Harmonics) -> tuple[np.ndarray, np.ndarray]:
         two (M, 2, N, 1, 2) arrays e0, e1 in 1/s on the unit sphere: e = e0 + season * e1.
     """
     lat = np.radians(sphere.grid.rows)
-    january = np.stack([_shear(lat, _WINTER, layer) + _shear(-lat, _SUMMER_SOUTH, layer) for layer in (0, 1)], -1)
-    july = np.stack([_shear(lat, _SUMMER_NORTH, layer) + _shear(-lat, _WINTER, layer) for layer in (0, 1)], -1)
+    january = np.stack([_shear(lat, _WINTER_NORTH, layer) + _shear(-lat, _SUMMER_SOUTH, layer) for layer in (0, 1)], -1)
+    july = np.stack([_shear(lat, _SUMMER_NORTH, layer) + _shear(-lat, _WINTER_SOUTH, layer) for layer in (0, 1)], -1)
     winter, summer = (_streamfunction(sphere, u) + _land_contrast(sphere, sign)
                       for u, sign in ((january, 1.0), (july, -1.0)))  # fmt: skip
     both = (winter + summer) / 2, (winter - summer) / 2
@@ -95,4 +96,4 @@ def overturning(latitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _cell(latitudes: np.ndarray, itcz: float) -> np.ndarray:
     away = latitudes - itcz
     ascent = 0.22 * np.exp(-((away / 9.0) ** 2))
-    return (ascent - 0.13 * np.exp(-(((np.abs(away) - 24.0) / 9.0) ** 2))) / 86400.0
+    return (ascent - 0.25 * np.exp(-(((np.abs(away) - 24.0) / 9.0) ** 2))) / 86400.0

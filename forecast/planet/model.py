@@ -22,10 +22,12 @@ from forecast.planet.settings import (
     DAY, OUTPUT_STEP, PERFECT, RADIUS, ROSSBY_RADII, ROTATION, ROWS, STEPS_PER_OUTPUT, Settings,
 )  # fmt: skip
 
-RELAXATION_DAYS = 20.0
+RELAXATION_DAYS = 25.0
 DRAG_DAYS = 3.0
 DIFFUSION_DAYS = 1.0
 """e-folding time of the smallest wave under the scale-selective (order 8) diffusion"""
+MOISTURE_DIFFUSION = 4.0
+"""diffusion of moisture as a multiple of that of vorticity"""
 SCALE_HEIGHT = 9000.0
 """m, H in the orographic term"""
 
@@ -61,7 +63,8 @@ class Model:
         denominator[0] = np.inf
         self._inverse = cast(1 / denominator)[:, None]
         order = (exact.laplacian / exact.laplacian[-1]) ** 4
-        self._diffusion = cast(settings.diffusion * order / (DIFFUSION_DAYS * DAY))[:, None, None]
+        strength = np.array([1.0, 1.0, 1.0, MOISTURE_DIFFUSION])
+        self._diffusion = cast(settings.diffusion / (DIFFUSION_DAYS * DAY) * order[:, None, None] * strength)
         rate = settings.relaxation / (RELAXATION_DAYS * DAY)
         self._relaxation = cast(-rate * _to_four(coupling))
         across = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, -1.0], [0.0, 0.0]])  # levels with these layer differences

@@ -12,8 +12,8 @@ COLUMN = 45_000.0 / GRAVITY
 """kg m-2 of air whose moisture follows that at 800 hPa"""
 WARMER_BELOW = 10.0
 """K by which 800 hPa is warmer than the layer 500-800 hPa, and the sea warmer than 800 hPa"""
-_SEA_DAYS, _LAND_DAYS = 5.0, 9.0
-_SEA_HUMIDITY, _LAND_HUMIDITY = 0.85, 0.45
+_SEA_DAYS, _LAND_DAYS = 5.0, 15.0
+_SEA_HUMIDITY, _LAND_HUMIDITY = 0.85, 0.3
 _CONDENSATION_DAYS = 0.25
 _SATURATED = 0.92
 """relative humidity of a grid box above which it rains"""
