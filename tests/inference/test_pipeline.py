@@ -1,0 +1,102 @@
+"""`forecast run`, from a config and from a checkpoint, and the job array that shares it."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forecast.core import config as configs
+from forecast.core.errors import ForecastError
+from forecast.core.forecasts import Forecasts
+from forecast.core.store import Store
+from forecast.inference.starts import parse_starts
+from forecast.training.resume import plain
+from pipelines.generate import generate, run
+from tests import tiny
+from tests.inference import learnt
+from tests.inference.fakes import fingerprint
+
+ROOT = Path(__file__).parents[2]
+STARTS, DAY = "2001-02-01T00..2001-02-03T00/24h", np.timedelta64(24, "h")
+
+
+def forecast_section(**change) -> dict:
+    starts = {"first": "2001-02-01", "last": "2001-02-03"}
+    return {"starts": starts, "members": 3, "lead": "1d", "member_batch": 2, **change}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run folder with stores and a checkpoint, as training would leave it."""
+    root = tmp_path_factory.mktemp("run")
+    tiny.stores(root)
+    config = configs.parse(tiny.raw(root) | {"forecast": forecast_section()})
+    best = learnt.checkpoint(root / "training/best", config, Store.open(root / "truth.zarr"))
+    (best / "training.json").write_text(json.dumps({"config": plain(config)}))
+    return root
+
+
+def config(root: Path, **change) -> configs.Config:
+    return configs.parse(tiny.raw(root) | {"forecast": forecast_section(**change)})
+
+
+def test_config_and_checkpoint_make_the_same_forecasts(trained, tmp_path) -> None:
+    (made,) = generate(config(trained))
+    assert made == trained / "forecast.zarr"
+    out = run(trained / "training/best", parse_starts([STARTS]), 3, DAY, tmp_path / "f.zarr")
+    assert fingerprint(out) == fingerprint(made)
+    assert Forecasts.open(out).finished.all()
+    assert Forecasts.open(out).settings["perturbation"] == "none"
+
+
+def test_parts_share_a_config(trained) -> None:
+    for i in range(2):
+        (made,) = generate(config(trained, out="parts.zarr"), (i, 2))
+        assert Forecasts.open(made).finished.all() == (i == 1)
+
+
+def test_forecasts_start_from_the_analysis_store_that_is_given(trained, tmp_path) -> None:
+    arguments = (trained / "training/best", parse_starts(["2001-02-01"]), 1, DAY)
+    for name in ("analysis", "truth"):
+        store = Store.open(trained / f"{name}.zarr")
+        made = Forecasts.open(run(*arguments, tmp_path / f"{name}-forecast.zarr", trained / f"{name}.zarr"))
+        expected = store.read(store.index(made.starts[0]), ["z_500"])[0]
+        assert np.array_equal(made.read("z_500", 0, 0), expected)
+
+
+def test_settings_change_what_training_recorded(trained, tmp_path) -> None:
+    arguments = (trained / "training/best", parse_starts([STARTS]), 3, DAY, tmp_path / "f.zarr")
+    made = run(*arguments, changes=("seed=7", "forecast.member_batch=1"))
+    assert Forecasts.open(made).settings["seed"] == 7 and Forecasts.open(made).member_batch == 1
+    with pytest.raises(ForecastError, match="member_bach.*did you mean `member_batch`"):
+        run(*arguments, changes=("forecast.member_bach=1",))
+
+
+def test_what_is_no_checkpoint_of_a_run_is_refused(trained, tmp_path) -> None:
+    with pytest.raises(ForecastError, match="no checkpoint of a training run: give one that training wrote"):
+        run(trained / "training", parse_starts([STARTS]), 3, DAY, tmp_path / "f.zarr")
+
+
+@pytest.mark.parametrize("change", [{"perturbation": "analysis-error"}, {"physics": {"perfect": "p.zarr"}}])
+def test_planet_physics_is_refused_for_other_sources(trained, change) -> None:
+    raw = tiny.raw(trained) | {"forecast": forecast_section(**change), "source": {"kind": "grib", "paths": ["x.grib"]}}
+    with pytest.raises(ForecastError, match="needs the sample planet, but source.kind is grib"):
+        generate(configs.parse(raw))
+
+
+def test_job_array_gives_each_task_its_part(tmp_path) -> None:
+    program = tmp_path / ".venv/bin/forecast"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/usr/bin/env bash\nfor word in "$@"; do echo "$word"; done\n')
+    program.chmod(0o755)
+    script = ["bash", str(ROOT / "scripts/generate_slurm.sh"), "--out", "a store"]
+    task = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3"}
+    done = subprocess.run(
+        script, env=os.environ | task | {"SLURM_ARRAY_TASK_COUNT": "4"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["run", "--out", "a store", "--part", "2/4"]
+    alone = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert alone.stdout.splitlines()[-1] == "0/1"
