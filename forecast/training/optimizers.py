@@ -17,7 +17,7 @@ def adamw(model: nn.Module, section: TrainingSection) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": section.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=section.betas)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=section.betas, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -40,6 +40,4 @@ def load_moments(optimizer: torch.optim.Optimizer, model: nn.Module, state: dict
     """Put back what `moments` gave; parameters that were never updated have none."""
     for name, parameter in model.named_parameters():
         if f"step.{name}" in state:
-            optimizer.state[parameter] = {
-                kind: state[f"{kind}.{name}"].to("cpu" if kind == "step" else parameter.device) for kind in _MOMENTS
-            }
+            optimizer.state[parameter] = {kind: state[f"{kind}.{name}"].to(parameter.device) for kind in _MOMENTS}
