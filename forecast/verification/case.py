@@ -12,7 +12,7 @@ from forecast.verification.plan import Plan
 from forecast.verification.sources import Source
 from forecast.verification.states import States
 
-FAVOURITES = ("z_500", "msl", "t_850", "t_650", "2t", "tp")
+FAVOURITES = ("z_500", "msl", "tp", "t_850", "t_650", "2t")
 BACKGROUND = ("lsm", "z")
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import xarray as xr
 
-from forecast.core.progress import stdout
 from forecast.core.times import format_duration
 from forecast.verification.deterministic import SQUARED_ERROR
 from forecast.verification.ensemble import UNBIASED_SQUARED_ERROR, VARIANCE
@@ -33,18 +32,20 @@ def skill_checks(
     scores: Scores,
     model: str,
     rival: str | None = None,
-    early: Sequence[np.timedelta64] = (24 * HOUR, 72 * HOUR),
+    early: Sequence[np.timedelta64] | None = None,
     late: np.timedelta64 = 240 * HOUR,
 ) -> list[Check]:
     """The statements that a useful ensemble must pass, over the first region (globe or domain).
 
-    At the `early` leads: fair CRPS below persistence and climatology for every variable, and below `rival` for at
-    least half of them. At the `late` lead: no variable more than 5 % above climatology. At 24-120 h: spread-skill
-    within 0.75-1.25, for every variable and lead, and for all variables together. Leads and baselines that were not
-    scored give no statement.
+    At the `early` leads (24 and 72 h, or 24 and 48 h where `late` was not scored): fair CRPS below persistence and
+    climatology for every variable, and below `rival` for at least half of them. At the `late` lead: no variable more
+    than 5 % above climatology. At 24-120 h: spread-skill within 0.75-1.25, for every variable and lead, and for all
+    variables together. Leads and baselines that were not scored give no statement.
     """
-    crps = {label: m["fair_crps"].isel(region=0, drop=True) for label, m in scores.metrics.items()}
     leads = scores.metrics[model]["lead_time"].values
+    if early is None:
+        early = (24 * HOUR, 72 * HOUR) if late in leads else (24 * HOUR, 48 * HOUR)
+    crps = {label: m["fair_crps"].isel(region=0, drop=True) for label, m in scores.metrics.items()}
     checks = []
     for lead in (lead for lead in early if lead in leads):
         for other in (b for b in ("persistence", "climatology") if b in crps):
@@ -58,11 +59,8 @@ def skill_checks(
 
 
 def write_checks(scores: Scores, checks: Sequence[Check]) -> None:
-    """Keep the statements beside the scores, for the report, and print them."""
+    """Keep the statements beside the scores, for the report."""
     (scores.path / "checks.json").write_text(json.dumps([asdict(check) for check in checks], indent=1))
-    for check in checks:
-        verdict = "yes" if check.ok else "NO "
-        stdout.print(f"{verdict} {check.claim}: {check.reached} (asked: {check.asked})", highlight=False)
 
 
 def _ratio(model: xr.DataArray, other: xr.DataArray, lead: np.timedelta64) -> dict[str, float]:
@@ -72,14 +70,18 @@ def _ratio(model: xr.DataArray, other: xr.DataArray, lead: np.timedelta64) -> di
 
 def _worst(ratios: dict[str, float]) -> str:
     name = max(ratios, key=lambda v: np.nan_to_num(ratios[v], nan=np.inf))
-    return f"{name} {100 * (ratios[name] - 1):+.0f} %"
+    return f"{name} {_percent(ratios[name])}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.0f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _below(model: xr.DataArray, other: xr.DataArray, name: str, lead: np.timedelta64) -> Check:
     ratios = _ratio(model, other, lead)
     good = sum(r < 1 for r in ratios.values())
     claim = f"Fair CRPS below {name} at {_hours(lead)}"
-    return Check(claim, "every variable", f"{good} of {len(ratios)}; nearest {_worst(ratios)}", good == len(ratios))
+    return Check(claim, "every variable", f"{good} of {len(ratios)}; closest {_worst(ratios)}", good == len(ratios))
 
 
 def _no_worse(model: xr.DataArray, climatology: xr.DataArray, lead: np.timedelta64) -> Check:
@@ -93,7 +95,7 @@ def _at_least_half(model: xr.DataArray, other: xr.DataArray, name: str, lead: np
     ratios = _ratio(model, other, lead)
     good = sum(r < 1 for r in ratios.values())
     mean = float(np.exp(np.nanmean(np.log(list(ratios.values())))))
-    reached = f"{good} of {len(ratios)}; on average {100 * (mean - 1):+.0f} %"
+    reached = f"{good} of {len(ratios)}; on average {_percent(mean)}"
     claim = f"Fair CRPS below {name} at {_hours(lead)}"
     return Check(claim, "at least half of the variables", reached, 2 * good >= len(ratios))
 

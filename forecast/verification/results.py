@@ -70,9 +70,10 @@ def write_scores(
         s.save(path)
         datasets[label] = compute_metrics(s, metrics)
         datasets[label].to_netcdf(path, group="metrics", mode="a", engine="netcdf4")
+    summary = dict(summary) | {"files": {label: str(sums_file(folder, label).relative_to(folder)) for label in sums}}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
     pd.concat([_tidy(label, d) for label, d in datasets.items()]).to_csv(folder / "scores.csv", index=False)
-    return Scores(folder, dict(summary), dict(sums), datasets)
+    return Scores(folder, summary, dict(sums), datasets)
 
 
 def open_scores(path: str | Path) -> Scores:
