@@ -80,12 +80,10 @@ def score(
     period = climatology or _other_years(store, plan)
     climate = _climatology(states, period, window, plan, climatology_members, notes)
     sources: list[Source] = [*stored, Persistence(analyses), *([climate] if climate else [])]
-    if ridge:
-        sources.append(_ridge(analyses, period, plan))
+    sources += [_ridge(analyses, period, plan)] if ridge else []
     metrics = possible(METRICS, climate is not None, store.grid.is_regular and store.grid.is_global)
     engine = Engine(plan, states, sources, climate, statistics_of(metrics), Regions(store.grid, regions), nan, seed)
-    for line in [_describe(plan, sources), *notes]:
-        stdout.print(line, highlight=False)
+    stdout.print("\n".join([_describe(plan, sources), *notes]), highlight=False)
     sums = engine.run(workers)
     summary = {"title": title, "version": forecast.__version__, **_inputs(stored, store, analyses.store)}
     summary |= _settings(engine) | {
