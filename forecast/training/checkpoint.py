@@ -84,6 +84,8 @@ class Checkpoints:
         best = self.folder / f"update-{best_update or 0:08d}"
         if best.is_dir():
             self._link("best", best)
+        elif best_update is not None:  # removed in favour of one that was damaged since
+            self._link("best", newest)
 
     def _link(self, name: str, target: Path) -> None:
         fresh = self.folder / f"{name}.partial"

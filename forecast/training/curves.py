@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -17,6 +18,7 @@ def plot(metrics: Path, picture: Path) -> None:
     updates = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation" in line]
     figure = Figure(figsize=(11, 7))
+    FigureCanvasAgg(figure)
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.07, top=0.95, hspace=0.28)
     (loss, lr), (crps, ratio) = figure.subplots(2, 2)
     _loss(loss, updates)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from forecast.core.errors import ForecastError
 from forecast.core.progress import Bar, bar, console
 from forecast.training.curves import plot
 
@@ -28,15 +30,15 @@ class Monitor:
         done: updates already made; `kept` bytes of metrics belong to them, the rest is cut off.
         kept: see `done`.
         seconds: time already spent training.
+
+    Raises:
+        ForecastError: another process trains into this folder.
     """
 
     def __init__(self, folder: Path, done: int = 0, kept: int = 0, seconds: float = 0.0) -> None:
         self.folder, self._first, self._seconds = folder, done, seconds
         folder.mkdir(parents=True, exist_ok=True)
-        metrics = folder / METRICS
-        metrics.touch()
-        os.truncate(metrics, min(kept, metrics.stat().st_size))
-        self._file = metrics.open("ab")
+        self._file = _open_alone(folder / METRICS, kept)
         self._board = _tensorboard(folder / "tensorboard", done)
         self._bar: Bar | None = None
         self._noted = self._drawn = 0.0
@@ -50,15 +52,18 @@ class Monitor:
     @contextmanager
     def running(self, total: int) -> Iterator[None]:
         """The progress line over `total` updates; the last curves are drawn at its end."""
-        with bar("training", total) as self._bar:
+        with bar("training", total) as self._bar, closing(self):
             self._bar.advance(self._first)
             try:
                 yield
             finally:
                 self.draw()
-                self._file.close()
-                if self._board is not None:
-                    self._board.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
 
     def update(self, update: int, values: dict[str, float]) -> None:
         """Record one update."""
@@ -89,21 +94,41 @@ class Monitor:
     def sync(self) -> int:
         """Flush the metrics to disk; returns how many bytes they have."""
         os.fsync(self._file.fileno())
-        return self._file.tell()
+        return os.fstat(self._file.fileno()).st_size
 
     def draw(self) -> None:
         """Draw `curves.png` from the metrics so far."""
-        plot(self.folder / METRICS, self.folder / "curves.png")
+        try:
+            plot(self.folder / METRICS, self.folder / "curves.png")
+        except OSError as error:  # no reason to stop training
+            console.print(f"curves not drawn: {error.strerror}")
         self._drawn = self.seconds
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise ForecastError(
+                f"can't write {self.folder / METRICS}: {error.strerror}; make room and resume"
+            ) from error
 
     def _scalars(self, update: int, values: Mapping[str, float | None]) -> None:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, float("nan") if value is None else value, update)
+
+
+def _open_alone(path: Path, kept: int) -> IO[bytes]:
+    """The file for appending after its first `kept` bytes, locked against other processes while it is open."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ForecastError(f"another process trains into {path.parent}: wait for it, or use another --out") from None
+    file.truncate(min(kept, os.fstat(file.fileno()).st_size))
+    return file
 
 
 def _tensorboard(folder: Path, done: int) -> Any:

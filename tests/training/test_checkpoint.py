@@ -100,3 +100,12 @@ def test_links_are_restored_after_a_kill_between_checkpoint_and_links(tmp_path: 
     checkpoints.restore_links(tmp_path / "update-00000010", best_update=5)
     assert (tmp_path / "latest").resolve().name == "update-00000010"
     assert (tmp_path / "best").resolve().name == "update-00000005"
+
+
+def test_a_best_that_is_gone_is_replaced_by_what_is_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, fill("a"))
+    damaged = checkpoints.save(10, fill("b"), best=True)
+    (damaged / "weights").unlink()
+    checkpoints.restore_links(tmp_path / "update-00000005", best_update=3)
+    assert (tmp_path / "best").resolve().name == "update-00000005"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forecast.core.errors import ForecastError
 from forecast.training.curves import plot
 from forecast.training.monitor import Monitor
 
@@ -63,6 +66,35 @@ def test_scores_that_are_not_finite_are_no_obstacle(tmp_path: Path) -> None:
         monitor.update(1, values(1))
         monitor.validation(1, {"score": None, "fair_crps": {"z_500": [None]}, "spread_skill": {"z_500": [None]}})
     assert lines(tmp_path)[1]["validation"]["score"] is None
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path)
+    with monitor.running(2):
+        monitor.update(1, values(1))
+        with pytest.raises(ForecastError, match="another process trains into"):
+            Monitor(tmp_path)
+        monitor.update(2, values(2))
+    assert [line["update"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = Monitor(tmp_path)
+    monitor._file.close()
+    monitor._file = open("/dev/full", "wb")  # noqa: SIM115
+    with pytest.raises(ForecastError, match="can't write .*: No space left on device; make room and resume"):
+        monitor.update(1, values(1))
+
+
+def test_curves_that_cannot_be_written_do_not_stop_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("forecast.training.monitor.plot", full)
+    Monitor(tmp_path).draw()
+    assert "curves not drawn: No space left on device" in capsys.readouterr().err
 
 
 def test_curves_of_no_updates_and_of_many(tmp_path: Path) -> None:
