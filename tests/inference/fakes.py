@@ -53,18 +53,23 @@ def fingerprint(store: Path) -> str:
     return digest.hexdigest()
 
 
+def peak() -> int:
+    """The most bytes of resident memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("out")
-    parser.add_argument("--members", type=int, default=7)
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--peak", action="store_true", help="print the most bytes of resident memory")
+    parser.add_argument("--memory", action="store_true", help="print the peaks after small, long and large ensembles")
     given = parser.parse_args()
-    system = Fake(delay=given.delay, grid=grids.gaussian(given.rows))
-    i, n = given.part.split("/")
-    make(system, given.out, given.members, (int(i), int(n)), given.steps * system.step)
-    if given.peak:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if given.memory:
+        system = Fake(grid=grids.gaussian(64))
+        for members, steps in [(3, 2), (3, 60), (33, 2)]:
+            make(system, f"{given.out}-{members}-{steps}", members, lead=steps * system.step)
+            print(peak())
+    else:
+        i, n = given.part.split("/")
+        make(Fake(delay=given.delay), given.out, part=(int(i), int(n)))
