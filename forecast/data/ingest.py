@@ -44,8 +44,9 @@ def ingest(config: Config) -> list[Path]:
     layout = plan(config, config.source, source.contents)
     console.print(describe(layout, config))
     writer = StoreWriter(config.path(config.store.path), layout)
-    _write_all(writer, lambda slab: _slab(source, layout, slab), config.store.workers)
-    console.print(announce(writer.finish()))
+    with _nothing_half_made(writer):
+        _write_all(writer, lambda slab: _slab(source, layout, slab), config.store.workers)
+        console.print(announce(writer.finish()))
     return [writer.path]
 
 
@@ -132,11 +133,7 @@ def announce(path: Path) -> str:
 
 
 def _write_all(writer: StoreWriter, produce: Callable[[int], np.ndarray], workers: int) -> None:
-    """Produce and write all slabs that are still to be written, several at a time.
-
-    Raises:
-        ForecastError: from the source or the values; then nothing is left behind.
-    """
+    """Produce and write all slabs that are still to be written, several at a time."""
 
     def one(slab: int) -> None:
         states = produce(slab)
@@ -144,8 +141,7 @@ def _write_all(writer: StoreWriter, produce: Callable[[int], np.ndarray], worker
         progress.advance()
 
     todo = writer.todo
-    title, pool = f"Writing {writer.path.name}", ThreadPoolExecutor(workers)
-    with _nothing_half_made(writer), bar(title, len(todo)) as progress, pool:
+    with bar(f"Writing {writer.path.name}", len(todo)) as progress, ThreadPoolExecutor(workers) as pool:
         dask.compute(*(dask.delayed(one)(slab) for slab in todo), scheduler="threads", pool=pool)
 
 
@@ -160,6 +156,9 @@ def _nothing_half_made(*writers: StoreWriter) -> Iterator[None]:
         for writer in writers:
             writer.abandon()
         raise
+    finally:
+        for writer in writers:
+            writer.close()
 
 
 def _slab(source: Source, layout: Layout, slab: int) -> np.ndarray:
@@ -192,8 +191,10 @@ def _from_planet(config: Config, section: PlanetSource) -> list[Path]:
             progress.advance()
         for future in pending:
             future.result()
+        for writer in writers:
+            writer.finish()
     for writer in writers:
-        console.print(announce(writer.finish()))
+        console.print(announce(writer.path))
     return [writer.path for writer in writers]
 
 

@@ -125,15 +125,20 @@ class StoreWriter:
             for stray in self._store.rglob("*.partial"):  # zarr's own temporary files, left by a kill
                 stray.unlink()
             os.replace(self._store, self.path)
-            self._lock.close()
+            self.close()
             shutil.rmtree(self.partial)
         self.complete = True
         return self.path
 
+    def close(self) -> None:
+        """Let another writer go on with what is unfinished; the end of the process does so as well."""
+        if not self.complete:
+            self._lock.close()
+
     def abandon(self) -> None:
         """Remove what has been written: the input is bad, and no half-made store shall stay."""
         if not self.complete:
-            self._lock.close()
+            self.close()
             shutil.rmtree(self.partial, ignore_errors=True)
 
     def _check_same(self, fingerprint: str) -> None:

@@ -91,7 +91,10 @@ def by_date(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return settings | ({"frequency": "6h"} if len(contents.dates) == 1 else {})
 
 
-@pytest.mark.parametrize("name", GRIB)
+SLOW = {"grib/pl_regular_ll.grib", "grib/cfgrib/step_60m.grib"}  # cfgrib takes seconds to arrange them
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in GRIB])
 def test_grib_equals_cfgrib(name: str, real_data: Path, tmp_path: Path) -> None:
     cfgrib = pytest.importorskip("cfgrib")
     file = real_data / name
@@ -181,7 +184,7 @@ def test_missing_values_are_refused_unless_allowed(real_data: Path, tmp_path: Pa
 
 def test_gaps_of_the_gfs_series_are_listed(real_data: Path, tmp_path: Path) -> None:
     file = real_data / "series/gfs_an_64x32_6h_20210214-20210512.nc"
-    store = archives.store(tmp_path, file, variables=("z_500", "t_850"))
+    store = archives.store(tmp_path, file, variables=("z_500", "t_850"), dates_per_shard=64)
     times = xr.open_dataset(file)["time"].values.astype("datetime64[s]")
     empty = np.datetime64("2021-03-29T18", "s")  # there, but NaN
     assert empty in times
@@ -191,7 +194,7 @@ def test_gaps_of_the_gfs_series_are_listed(real_data: Path, tmp_path: Path) -> N
 def test_constant_fields_from_another_file_and_order_join(real_data: Path, tmp_path: Path) -> None:
     series = real_data / "series/gfs_an_64x32_6h_20210214-20210512.nc"
     ground = real_data / "static/constants_5.625deg.nc"
-    store = archives.store(tmp_path, series, ground, variables=("z_500", "t_850", "z", "lsm"))
+    store = archives.store(tmp_path, series, ground, variables=("z_500", "t_850", "z", "lsm"), dates_per_shard=64)
     assert store.constant_fields == ("z", "lsm")
     south_to_north = xr.open_dataset(ground)
     height, land = (south_to_north[n].values[::-1].ravel() for n in ("orography", "lsm"))
