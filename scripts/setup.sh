@@ -57,7 +57,7 @@ make_venv() {
     fi
     record unfinished
     say "installing $torch (the longest step)"
-    install "$torch" "numpy>=2.1"
+    install "$torch" "numpy>=2.2"
     say "installing forecast${extras:+[$extras]} and its libraries"
     install "$pandas" --editable "$root${extras:+[$extras]}"
     say "installing ${anemoi[0]} without its pins"
