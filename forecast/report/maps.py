@@ -13,6 +13,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
+from matplotlib.ticker import MaxNLocator
 
 from forecast.core.times import format_time
 from forecast.core.variables import split
@@ -79,6 +80,9 @@ def _map(ax: Axes, shown: Shown, variable: str, fields: list[str], field: str) -
     ax.set_title(f"{variable}, {field} [{unit_shown}]")
     bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.015, 0.0, 0.03, 1.0)))
     bar.ax.tick_params(labelsize=6.5, length=2)
+    if not isinstance(options["norm"], LogNorm):
+        bar.ax.yaxis.set_major_locator(MaxNLocator(6))
+        bar.ax.yaxis.set_major_formatter("{x:.3g}")
     bar.outline.set_linewidth(0.4)
 
 

@@ -73,6 +73,10 @@ def _worst(ratios: dict[str, float]) -> str:
     return f"{name} {_percent(ratios[name])}"
 
 
+def _few(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.0f} %".replace("-", "\N{MINUS SIGN}")
 
@@ -80,14 +84,15 @@ def _percent(ratio: float) -> str:
 def _below(model: xr.DataArray, other: xr.DataArray, name: str, lead: np.timedelta64) -> Check:
     ratios = _ratio(model, other, lead)
     good = sum(r < 1 for r in ratios.values())
-    claim = f"Fair CRPS below {name} at {_hours(lead)}"
-    return Check(claim, "every variable", f"{good} of {len(ratios)}; closest {_worst(ratios)}", good == len(ratios))
+    held = good == len(ratios)
+    reached = f"{good} of {len(ratios)}; {'closest' if held else 'worst'} {_worst(ratios)}"
+    return Check(f"Fair CRPS below {name} at {_hours(lead)}", "every variable", reached, held)
 
 
 def _no_worse(model: xr.DataArray, climatology: xr.DataArray, lead: np.timedelta64) -> Check:
     ratios = _ratio(model, climatology, lead)
     over = [v for v, r in ratios.items() if not r <= 1.05]
-    reached = f"worst {_worst(ratios)}" + (f"; over: {', '.join(over)}" if over else "")
+    reached = f"worst {_worst(ratios)}" + (f"; over: {_few(over)}" if over else "")
     return Check(f"Fair CRPS no more than 5 % above climatology at {_hours(lead)}", "every variable", reached, not over)
 
 
@@ -110,7 +115,7 @@ def _spread_skill(scores: Scores, model: str) -> list[Check]:
     within = (single >= BAND[0]) & (single <= BAND[1])
     outside = [str(v) for v in single["variable"].values if not within.sel(variable=v).all()]
     reached = f"{_span(single)}; {int(within.sum())} of {single.size} within"
-    reached += f"; not {', '.join(outside)}" if outside else ""
+    reached += f"; not {_few(outside)}" if outside else ""
     asked = f"{BAND[0]} to {BAND[1]}"
     span = f"{_hours(chosen[0])} to {_hours(chosen[-1])}"
     together = bool(((pooled >= BAND[0]) & (pooled <= BAND[1])).all())
