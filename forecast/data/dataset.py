@@ -25,7 +25,7 @@ class Sample:
         states: (T, V, G) float32, physical units; T = input_steps + rollout, V = prognostic then diagnostic.
         forcings: (T, G, F) float32, computed forcings then static fields.
         dates: (T,) datetime64[s].
-        from_analysis: whether the first input_steps states are analyses.
+        from_analysis: whether the first input_steps states are analyses, as all are where truth serves as the analysis.
         key: identity of the sample.
     """
 
@@ -99,7 +99,8 @@ class Dataset:
         """The window of `rollout` steps whose first state lies at position `first`; each state is read once."""
         inputs = self.data.input_steps
         times = first + self._stride * np.arange(inputs + rollout)
-        from_analysis = bool(seeding.uniform(seeding.key(key, "analysis"), 1)[0] < self.analysis_share)
+        drawn = bool(seeding.uniform(seeding.key(key, "analysis"), 1)[0] < self.analysis_share)
+        from_analysis = drawn or self.analysis is None
         if from_analysis and self.analysis is not None:
             begin = self.analysis.read(times[:inputs], self.variables)
             states = np.concatenate([begin, self.truth.read(times[inputs:], self.variables)])

@@ -214,7 +214,7 @@ def _planet_layout(config: Config, section: PlanetSource) -> Layout:
         dates_per_shard=config.store.dates_per_shard,
         tendencies=tendency_steps(config, frequency),
         period=config.data.train,
-        provenance=_provenance(config, {"planet": section.model_dump(mode="json")}),
+        provenance=_provenance(config, {"planet": section.model_dump(mode="json"), "version": __version__}),
     )
 
 

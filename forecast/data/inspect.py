@@ -117,5 +117,3 @@ def _size(path: Path, plain: int) -> str:
     files = [p for p in path.rglob("*") if p.is_file()]
     stored = sum(p.stat().st_size for p in files)
     return f"{stored / 1e6:,.1f} MB in {len(files)} files ({plain / 1e6:,.1f} MB of float32)"
-
-

@@ -12,6 +12,8 @@ import numpy as np
 from forecast.core.times import format_duration
 
 CHUNK_BYTES = 8 << 20
+INCIDENTAL = ("title", "made_by")
+"""Attributes that may change without the store being another one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +118,9 @@ class Layout:
         }
 
     def fingerprint(self) -> str:
-        """A hash of all of this: the same for a store that would have the same bytes."""
-        text = json.dumps([self.attributes(), self.shape, self.dates_per_shard, self.strides], sort_keys=True)
+        """A hash of all of this but for `INCIDENTAL` attributes: the same for stores of the same data."""
+        telling = {key: value for key, value in self.attributes().items() if key not in INCIDENTAL}
+        text = json.dumps([telling, self.dates_per_shard, self.strides], sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=16)
         for array in (self.dates.astype("int64"), self.latitudes, self.longitudes):
             digest.update(np.ascontiguousarray(array).tobytes())

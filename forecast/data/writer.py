@@ -26,7 +26,7 @@ from zarr.errors import ZarrUserWarning
 from forecast.core.errors import ForecastError
 from forecast.core.times import format_duration, format_time
 from forecast.data import statistics
-from forecast.data.layout import Layout
+from forecast.data.layout import INCIDENTAL, Layout
 from forecast.data.statistics import Moments
 
 
@@ -143,13 +143,17 @@ class StoreWriter:
 
     def _check_same(self, fingerprint: str) -> None:
         try:
-            made_from = zarr.open_group(self.path, mode="r").attrs.get("fingerprint")
+            there = dict(zarr.open_group(self.path, mode="r").attrs)
         except (OSError, ValueError, KeyError):
-            made_from = None
-        if made_from != fingerprint:
-            raise ForecastError(
-                f"{self.path} exists and was made from something else: remove it, or set another store.path"
-            )
+            raise ForecastError(f"{self.path} exists and is no store: remove it, or set another store.path") from None
+        if there.get("fingerprint") == fingerprint:
+            return
+        mine = self.layout.attributes()
+        others = [key for key in mine if key not in (*INCIDENTAL, "missing_dates") and mine[key] != there.get(key)]
+        raise ForecastError(
+            f"{self.path} exists and was made from something else (other {', '.join(others) or 'chunks or points'}): "
+            f"remove it, or set another store.path"
+        )
 
     def _begin(self, fingerprint: str) -> None:
         self.partial.mkdir(parents=True, exist_ok=True)
@@ -200,9 +204,7 @@ class StoreWriter:
         within = {name: statistics.of_tendencies(states, keep, n) for name, n in self.layout.strides.items()}
         return {"states": statistics.of_states(states, keep), **within}
 
-    def _merge(
-        self, group: zarr.Group, records: list[dict[str, Moments]], present: np.ndarray
-    ) -> dict[str, Moments]:
+    def _merge(self, group: zarr.Group, records: list[dict[str, Moments]], present: np.ndarray) -> dict[str, Moments]:
         """All slabs together, and the tendencies across their borders, which no slab could see."""
         counted = present & self.layout.in_period(slice(None))
         data = cast(Any, group["data"])

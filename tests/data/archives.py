@@ -57,9 +57,7 @@ def netcdf(path: Path, variables: Mapping[str, tuple[str, ...]] | None = None, d
                {"units": unit} if unit else {})
         for k, (name, unit) in enumerate(units.items())
     }  # fmt: skip
-    dataset = xr.Dataset(
-        data, {"time": dates.astype("datetime64[ns]"), "latitude": LATITUDES, "longitude": LONGITUDES}
-    )
+    dataset = xr.Dataset(data, {"time": dates.astype("datetime64[ns]"), "latitude": LATITUDES, "longitude": LONGITUDES})
     dataset.to_netcdf(path, **options)
     return dataset
 

@@ -103,8 +103,11 @@ def test_a_store_that_is_there_is_kept_and_another_is_not_overwritten(tmp_path: 
     before = digest(tmp_path / "a.zarr")
     again = StoreWriter(tmp_path / "a.zarr", plan)
     assert again.complete and again.todo == [] and again.finish() == tmp_path / "a.zarr"
-    with pytest.raises(ForecastError, match="a.zarr exists and was made from something else: remove it"):
+    assert StoreWriter(tmp_path / "a.zarr", replace(plan, provenance={"title": "another"})).complete
+    with pytest.raises(ForecastError, match=r"made from something else \(other shape, end_date, .*\): remove it"):
         StoreWriter(tmp_path / "a.zarr", layout(dates=23))
+    with pytest.raises(ForecastError, match=r"made from something else \(other chunks or points\)"):
+        StoreWriter(tmp_path / "a.zarr", layout(dates_per_shard=6))
     assert digest(tmp_path / "a.zarr") == before
 
 

@@ -218,9 +218,7 @@ class Catalogue:
         alone = len(date) == 1 and any(len(c.date) > 1 for n, c in self._columns.items() if n != name)
         return undated or (alone and names.is_static(name))
 
-    def _complete(
-        self, name: str, date: np.ndarray, member: np.ndarray, where: np.ndarray
-    ) -> np.ndarray:
+    def _complete(self, name: str, date: np.ndarray, member: np.ndarray, where: np.ndarray) -> np.ndarray:
         """(T or 1, members, 2); every date of the source must have every member of the variable."""
         m = len(self.members)
         if name in self._constant:
