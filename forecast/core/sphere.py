@@ -72,7 +72,9 @@ class Harmonics:
         slope = np.stack([-twice * m * np.sin(angle), -twice * m * np.cos(angle)], axis=-1)
         back = np.stack([np.cos(angle), -np.sin(angle)], axis=-1) / longitudes.size
         back_slope = np.stack([m * np.sin(angle), m * np.cos(angle)], axis=-1) / longitudes.size  # times i m
-        flat = [a.reshape(longitudes.size, -1).astype(self.dtype) for a in (wave, slope, back, back_slope)]
+        flat: list[np.ndarray] = [
+            a.reshape(longitudes.size, -1).astype(self.dtype) for a in (wave, slope, back, back_slope)
+        ]
         self._wave, self._slope = flat[0], flat[1]
         self._unwave, self._unslope = np.ascontiguousarray(flat[2].T), np.ascontiguousarray(flat[3].T)
 
@@ -101,15 +103,15 @@ class Harmonics:
     def _legendre(self, matrices: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Sum over total wavenumber or latitude, the third dimension of `rows` (M, 2, ., ...)."""
         flat = rows.reshape(*rows.shape[:3], -1)
-        return np.matmul(matrices, flat).reshape(*rows.shape[:2], matrices.shape[2], *rows.shape[3:])
+        return _product(matrices, flat).reshape(*rows.shape[:2], matrices.shape[2], *rows.shape[3:])
 
     def _fourier(self, matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Longitudes from (M, 2, ...) coefficients."""
-        return (matrix @ rows.reshape(matrix.shape[1], -1)).reshape(-1, *rows.shape[2:])
+        return _product(matrix, rows.reshape(matrix.shape[1], -1)).reshape(-1, *rows.shape[2:])
 
     def _unfourier(self, matrix: np.ndarray, field: np.ndarray) -> np.ndarray:
         """(M, 2, ...) coefficients from longitudes."""
-        rows = matrix @ field.reshape(matrix.shape[1], -1)
+        rows = _product(matrix, field.reshape(matrix.shape[1], -1))
         return rows.reshape(self.truncation + 1, 2, *field.shape[1:])
 
     def to_grid(self, spectral: np.ndarray) -> np.ndarray:
@@ -139,7 +141,7 @@ class Harmonics:
 
     def inverse_laplacian(self, spectral: np.ndarray) -> np.ndarray:
         """Divide by -n (n + 1); the mean (n = 0) becomes 0."""
-        factor = np.zeros(self.truncation + 1, self.dtype)
+        factor: np.ndarray = np.zeros(self.truncation + 1, self.dtype)
         factor[1:] = 1.0 / self.laplacian[1:]
         return spectral * factor.reshape(-1, *[1] * (spectral.ndim - 3))
 
@@ -162,6 +164,24 @@ class Harmonics:
         """(longitude, latitude, ...) -> (..., G) in storage order, a view where possible."""
         moved = np.moveaxis(field, (1, 0), (-2, -1))
         return moved.reshape(*moved.shape[:-2], self.grid.size)
+
+
+def _product(a: np.ndarray, b: np.ndarray, width: int = 64) -> np.ndarray:
+    """a @ b, (..., I, J) by (..., J, K), in blocks of `width` columns.
+
+    One large product makes BLAS start threads of its own, which fight with ours (seen: 100 times slower on 2 busy
+    cores) and may round differently on another machine; products of this size stay within the calling thread.
+    """
+    columns = b.shape[-1]
+    if columns <= width:
+        return a @ b
+    whole = columns // width * width
+    out = np.empty((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], columns), b.dtype)
+    blocks = [x[..., :whole].reshape(*x.shape[:-1], -1, width).swapaxes(-2, -3) for x in (b, out)]
+    np.matmul(a[..., None, :, :], blocks[0], out=blocks[1])
+    if whole < columns:
+        np.matmul(a, b[..., whole:], out=out[..., whole:])
+    return out
 
 
 def great_circle(a: np.ndarray, b: np.ndarray) -> np.ndarray:

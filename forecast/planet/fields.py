@@ -65,7 +65,7 @@ class Fields:
             (B, V, G) float32.
         """
         dtype = self.sphere.dtype
-        psi = np.ascontiguousarray(psi[..., :3])
+        psi, s = np.ascontiguousarray(psi[..., :3]), np.ascontiguousarray(s)
         scale = dtype(2 * ROTATION * RADIUS**2)
         z = self.sphere.balanced(psi) * scale + np.array(MEAN_GEOPOTENTIAL, dtype)
         u, v = (w * self._wind_scale[..., None] for w in self.sphere.wind(psi))
@@ -77,10 +77,11 @@ class Fields:
         sea = self._sea[0] + self._sea[1] * np.asarray(season, dtype)
         near = self._near_surface(z, t[1], sea)
         fields = [*levels, *t, q, rain, *near, *surface_wind, *self._static]
-        out = np.empty((s.shape[-1], len(fields), self.sphere.grid.size), np.float32)
+        nlat, nlon = self.sphere.grid.shape
+        out = np.empty((s.shape[-1], len(fields), nlat, nlon), np.float32)
         for k, field in enumerate(fields):
-            out[:, k] = self.sphere.to_rows(field)
-        return out
+            out[:, k] = np.moveaxis(field, (2, 1, 0), (0, 1, 2))
+        return out.reshape(*out.shape[:2], -1)
 
     def _near_surface(self, z: np.ndarray, t: np.ndarray, sea: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """msl in Pa and 2t in K from z (..., 3), the temperature of 500-800 hPa and of the sea."""

@@ -8,8 +8,11 @@ in the mask of `dates`; no window of dates without a gap holds two histories.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +25,9 @@ from forecast.planet.model import Model
 from forecast.planet.settings import OUTPUT_STEP
 
 SPIN_UP_DAYS = 60
+Slab = tuple[np.ndarray, np.ndarray, np.ndarray]
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
 BATCH = 4
 """years that share one batch: always this many, so that a year has the same bits in archives of any length"""
 
@@ -34,7 +40,7 @@ def dates(source: PlanetSource) -> tuple[np.ndarray, np.ndarray]:
     return axis, missing
 
 
-def archive(source: PlanetSource, dates_per_slab: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def archive(source: PlanetSource, dates_per_slab: int = 64) -> Iterator[Slab]:
     """Simulate, and give out slabs of dates in time order.
 
     Slabs begin at multiples of `dates_per_slab` from the start of the time axis; the last one may be shorter.
@@ -45,36 +51,52 @@ def archive(source: PlanetSource, dates_per_slab: int = 64) -> Iterator[tuple[np
         moisture (analysis.py), a function of seed and date; its tp is the truth's.
     """
     model = Model(source.truncation)
-    fields, errors = Fields(model.sphere), RandomStates(model.sphere)
+    derive = partial(_derive, model, Fields(model.sphere), RandomStates(model.sphere), source.seed)
     last = dates(source)[0][-1]
-    held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    done = 0
-    for when, states, rain in simulate(model, source):
-        first = 0
-        while first < when.size:
-            size = min(dates_per_slab - done % dates_per_slab, when.size - first)
-            part = slice(first, first + size)
-            held.append((when[part], *_derive(model, fields, errors, source.seed, when[part], states[part], rain[part])))
-            first, done = first + size, done + size
-            if done % dates_per_slab == 0 or when[part][-1] == last:
+    held: list[Slab] = []
+    with ThreadPoolExecutor(_workers()) as pool:
+        for part in in_order(pool, derive, _cut(simulate(model, source), dates_per_slab)):
+            held.append(part)
+            if sum(p[0].size for p in held) == dates_per_slab or part[0][-1] == last:
                 yield tuple(np.concatenate(arrays) for arrays in zip(*held, strict=True))  # type: ignore[misc]
                 held = []
 
 
-def _derive(
-    model: Model, fields: Fields, errors: RandomStates, seed: int, when: np.ndarray, states: np.ndarray, rain: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and analysis (t, V, G) of states (t, M, 2, N, 4) and rain (t, longitude, latitude)."""
+def _cut(years: Iterable[Slab], dates_per_slab: int) -> Iterator[Slab]:
+    """Cut the trajectories of the years at the slabs' boundaries."""
+    done = 0
+    for arrays in years:
+        size, first = arrays[0].size, 0
+        while first < size:
+            end = min(first + dates_per_slab - done % dates_per_slab, size)
+            yield tuple(a[first:end] for a in arrays)  # type: ignore[misc]
+            first, done = end, done + end - first
+
+
+def in_order(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Map over a pool, results in order, with only as many items in flight as there are workers and one more."""
+    flying: deque[Future[Result]] = deque()
+    for item in items:
+        flying.append(pool.submit(function, item))
+        if len(flying) > _workers():
+            yield flying.popleft().result()
+    while flying:
+        yield flying.popleft().result()
+
+
+def _derive(model: Model, fields: Fields, errors: RandomStates, seed: int, part: Slab) -> Slab:
+    """Dates, truth and analysis (t, V, G) of dates, states (t, M, 2, N, 4) and rain (t, longitude, latitude)."""
+    when, states, rain = part
     season = forcing.season(when)
     state = np.ascontiguousarray(np.moveaxis(states, 0, 3))
     water = np.ascontiguousarray(np.moveaxis(rain, 0, 2))
-    psi, s = model.invert(state), np.ascontiguousarray(state[..., 3])
+    psi, s = model.invert(state)[..., :3], state[..., 3]
     truth = fields.derive(psi, s, water, season)
     error = errors.draw([seeding.key(seed, "analysis", date) for date in when], season) * model.dtype(SHARE)
-    analysis = fields.derive(psi[..., :3] + error[..., :3], s + error[..., 3], water, season)
+    analysis = fields.derive(psi + error[..., :3], s + error[..., 3], water, season)
     missing = _is_last_of_year(when)
     truth[missing] = analysis[missing] = np.nan
-    return truth, analysis
+    return when, truth, analysis
 
 
 def initial_states(model: Model, errors: RandomStates, keys: list[int], season: np.ndarray) -> np.ndarray:
@@ -94,21 +116,16 @@ def initial_states(model: Model, errors: RandomStates, keys: list[int], season: 
     return state
 
 
-def simulate(model: Model, source: PlanetSource) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Year by year: dates (t,), states (t, M, 2, N, 4), rain (t, longitude, latitude)."""
+def simulate(model: Model, source: PlanetSource) -> Iterator[Slab]:
+    """Year by year: dates (t,), states (t, M, 2, N, 4) of the model, rain (t, longitude, latitude) in m."""
     years = _years(source)
     batches = [years[k : k + BATCH] for k in range(0, len(years), BATCH)]
-    workers = min(len(batches), os.cpu_count() or 1)
-    errors = RandomStates(model.sphere)
-    with ThreadPoolExecutor(workers) as pool:
-        for k in range(0, len(batches), workers):
-            group = batches[k : k + workers]
-            for batch, (states, rain) in zip(
-                group, pool.map(lambda years: _run(model, errors, source.seed, years), group), strict=True
-            ):
-                for slot, year in enumerate(batch):
-                    when = _year(year)
-                    yield when, states[: when.size, ..., slot, :], rain[: when.size, ..., slot]
+    run = partial(_run, model, RandomStates(model.sphere), source.seed)
+    with ThreadPoolExecutor(_workers()) as pool:
+        for batch, (states, rain) in zip(batches, in_order(pool, run, batches), strict=True):
+            for slot, year in enumerate(batch):
+                when = _year(year)
+                yield when, states[: when.size, ..., slot, :], rain[: when.size, ..., slot]
 
 
 def _run(model: Model, errors: RandomStates, seed: int, years: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +144,10 @@ def _run(model: Model, errors: RandomStates, seed: int, years: list[int]) -> tup
         if k >= 0:
             states[k], rain[k] = state, water
     return states, rain
+
+
+def _workers() -> int:
+    return min(os.cpu_count() or 1, 8)
 
 
 def _years(source: PlanetSource) -> list[int]:
