@@ -6,6 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,13 +119,19 @@ class LearntSystem:
     def _forecast_batch(self, start: np.datetime64, batch: int, steps: int) -> Iterator[np.ndarray]:
         members = range(batch * self.micro_batch, (batch + 1) * self.micro_batch)
         initial = self._initial(start, members)
-        yield initial[:, -1]
         window = torch.from_numpy(initial).to(self.device).transpose(-1, -2).contiguous()
         states = rollout(
             self.model, window, start, self._forcings, lambda s: noise_keys(self.seed, start, members, s), steps
         )
-        for state in states:
-            yield _to_numpy(state)
+        for step, fields in enumerate(chain([initial[:, -1]], map(_to_numpy, states))):
+            if not np.isfinite(fields).all():
+                member, variable = np.argwhere(~np.isfinite(fields).all(axis=2))[0]
+                raise ForecastError(
+                    f"`{self.variables[variable]}` of member {members[member]} from {format_time(start)} is not finite "
+                    f"after {step} steps: "
+                    + ("train on longer rollouts" if step else "the analysis has missing values")
+                )
+            yield fields
 
     def _initial(self, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """(M, T, V, G) initial states of members, perturbed if so wished."""

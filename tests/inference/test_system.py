@@ -162,6 +162,19 @@ def test_start_without_initial_states_cannot_be_forecast(folder) -> None:
         states(system(folder), [0], start=np.datetime64("2001-01-01T00", "s"))
 
 
+def test_forecast_that_is_not_finite_is_told(folder, monkeypatch) -> None:
+    made = system(folder)
+    with torch.no_grad():
+        made.model.network.decoder.head.bias.fill_(torch.inf)
+    with pytest.raises(
+        ForecastError, match=r"`z_500` of member 3 from 2001-01-03T12 is not finite after 1 steps: train"
+    ):
+        states(made, [4])
+    monkeypatch.setattr(made.analysis, "read", lambda times, names: np.full((2, 3, 128), np.nan, np.float32))
+    with pytest.raises(ForecastError, match="after 0 steps: the analysis has missing values"):
+        states(made, [4])
+
+
 def test_settings_name_all_that_the_fields_depend_on(folder, tmp_path) -> None:
     base = system(folder).settings
     assert base == system(folder).settings and base["seed"] == 1 and base["micro_batch"] == 3
