@@ -10,7 +10,7 @@ import numpy as np
 
 from forecast.core.store import Store
 
-BUDGET = 512 * 2**20
+BUDGET = 256 * 2**20
 
 
 class States:
