@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 
 from forecast.core import config as configs
 from forecast.core.errors import ForecastError
+from forecast.core.store import Store
 from forecast.data.batch import Batch
+from forecast.data.dataset import Dataset
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import load_forecaster
 from forecast.training import monitor, parallelize
+from forecast.training.validate import Validation
 from pipelines.train import train
 from tests import tiny
 
@@ -91,6 +94,33 @@ def test_forecasts_are_made_with_the_averaged_weights(whole: Path) -> None:
     saved = load_file(whole / "best" / "ema.safetensors")
     assert all(average[name].equal(saved[name]) for name in saved) and saved.keys() == average.keys()
     assert any(not average[name].equal(weights[name]) for name in saved)
+
+
+def test_validation_scores_the_averaged_weights(whole: Path, archive: Path) -> None:
+    """The last score of the curve is that of the checkpoint read back: weights, average and scores agree."""
+    config = tiny.config(whole.parent, archive)
+    truth, analysis = (Store.open(archive / name) for name in ("truth.zarr", "analysis.zarr"))
+    validation = Validation(Dataset(config.data, config.data.validation, truth, analysis), config.training, config.seed)
+    scores = [validation(load_forecaster(whole / "latest", averaged=a), torch.device("cpu")) for a in (True, False)]
+    assert scores[0] == curve(whole)[-1]["validation"] != scores[1]
+
+
+def test_gradients_are_clipped_and_each_update_has_its_rate(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = torch.optim.AdamW.step, []
+
+    def noted(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        gradients = [p.grad.norm() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        seen.append((float(torch.stack(gradients).norm()), {group["lr"] for group in self.param_groups}))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    folder = train(tiny.config(tmp_path, archive, clip_norm=0.05, stages=[{"updates": 4, "lr": 1e-3, "warmup": 3}]))
+    lines = [line for line in curve(folder) if "loss" in line]
+    assert all(line["gradient_norm"] > 0.05 for line in lines)  # as it was before clipping
+    assert [norm for norm, _ in seen] == pytest.approx([0.05] * 4, rel=1e-3)
+    assert [rates for _, rates in seen] == [{line["lr"]} for line in lines] and len({line["lr"] for line in lines}) == 3
 
 
 def test_reading_ahead_changes_nothing(whole: Path, archive: Path, tmp_path: Path) -> None:
@@ -175,8 +205,6 @@ def test_resume_refuses_a_changed_config_and_names_the_keys(whole: Path, archive
 
 
 def test_resume_refuses_a_changed_store(whole: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from forecast.core.store import Store
-
     statistics = Store.statistics.func  # type: ignore[attr-defined]
     other = property(lambda self: {kind: values + 1 for kind, values in statistics(self).items()})
     monkeypatch.setattr(Store, "statistics", other)
