@@ -1,79 +1,84 @@
-"""Make the packaged table of the planet's transients: `python -m forecast.planet.climate 21` (analysis.py reads it)."""
+"""The planet's climate as a small table: what to start from, and what errors of analyses look like.
+
+The packaged table `climate_t21.json` (made by `python -m forecast.planet.tabulate 21`) holds the zonal mean state
+through the year and the statistics of the transients: per total wavenumber the covariance of the streamfunction
+between the three levels and the variance of moisture, and how their standard deviation varies with latitude and
+season. A random deviation has that covariance, isotropic at first, then shaped by latitude. Analysis errors are such
+deviations times 0.1. All variables of an archive are derived from the erroneous state, so they stay in balance.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from forecast.core.config import PlanetSource
+from forecast.core import seeding
 from forecast.core.sphere import Harmonics
-from forecast.planet import forcing
-from forecast.planet.years import simulate
-from forecast.planet.analysis import table_path
-from forecast.planet.model import Model
+from forecast.planet.forcing import season
 
-YEARS = 8
-SEED = 20
-EVERY = 8
-"""6-hourly states between two that are used"""
+ANALYSIS_ERROR = 0.1
+"""size of analysis errors as a share of the climatological standard deviation"""
 
 
-def transients(truncation: int, years: int = YEARS, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
-    """Streamfunction and moisture less their mean seasonal cycle, (M, 2, N, B, 4), and the seasons (B,)."""
-    model = Model(truncation)
-    source = PlanetSource(kind="planet", years=years, truncation=truncation, seed=seed)
-    states, when = [], []
-    for dates, year, _ in simulate(model, source):
-        states.append(np.moveaxis(year[::EVERY], 0, 3))
-        when.append(dates[::EVERY])
-    state, dates = np.concatenate(states, 3), np.concatenate(when)
-    fields = model.invert(state)
-    fields[..., 3] = state[..., 3]
-    angle = 2 * np.pi * ((dates - dates.astype("datetime64[Y]")) / np.timedelta64(365, "D"))
-    waves = np.stack([np.ones_like(angle), *(f(k * angle) for k in (1, 2, 3) for f in (np.cos, np.sin))], -1)
-    flat = np.moveaxis(fields, 3, 0).reshape(dates.size, -1).astype(float)
-    flat -= waves @ np.linalg.lstsq(waves, flat, rcond=None)[0]
-    return np.moveaxis(flat.reshape(dates.size, *fields.shape[:3], 4), 0, 3), forcing.season(dates)
+def table_path(truncation: int) -> Path:
+    """Where the packaged table of a truncation lies."""
+    return Path(__file__).with_name(f"climate_t{truncation}.json")
 
 
-def describe(sphere: Harmonics, anomalies: np.ndarray, season: np.ndarray) -> dict[str, list]:
-    """The table: covariance between levels and variance of moisture per n, standard deviation per latitude.
+def annual(when: np.ndarray | np.datetime64) -> np.ndarray:
+    """(..., 3): 1, cosine and sine of the time in the cycle of the year."""
+    when = np.asarray(when, "datetime64[s]")
+    angle = 2 * np.pi * ((when - when.astype("datetime64[Y]")) / np.timedelta64(31_557_600, "s"))
+    return np.stack([np.ones_like(angle), np.cos(angle), np.sin(angle)], -1)
 
-    The profiles (latitude, 4) are relative: the area mean of their square over the year is 1.
+
+class Climate:
+    """Mean states and random deviations of streamfunction (three levels, 1/s) and moisture."""
+
+    def __init__(self, sphere: Harmonics) -> None:
+        """Read the table for the truncation of `sphere`."""
+        table = json.loads(table_path(sphere.truncation).read_text())
+        self.sphere = sphere
+        waves = 2 * np.arange(sphere.truncation + 1) + 1.0
+        covariance = np.zeros((waves.size, 4, 4))
+        covariance[:, :3, :3] = table["streamfunction"]
+        covariance[:, 3, 3] = table["moisture"]
+        self._mix: np.ndarray = np.zeros(covariance.shape, sphere.dtype)
+        self._mix[1:] = np.linalg.cholesky(covariance[1:] / waves[1:, None, None]).swapaxes(1, 2)
+        self._mean: np.ndarray = np.array(table["mean"])
+        self._profile: np.ndarray = np.array(table["profile"], sphere.dtype)[:, None, :]
+        self._profile_season: np.ndarray = np.array(table["profile_season"], sphere.dtype)[:, None, :]
+
+    def mean(self, when: np.ndarray) -> np.ndarray:
+        """Zonal mean state (M, 2, N, B, 4) at B dates."""
+        n = self.sphere.truncation + 1
+        state: np.ndarray = np.zeros((n, 2, n, when.size, 4), self.sphere.dtype)
+        state[0, 0] = np.einsum("bw,wnk->nbk", annual(when), self._mean)
+        return state
+
+    def deviations(self, keys: Sequence[int], when: np.ndarray) -> np.ndarray:
+        """Random deviations (M, 2, N, B, 4) from the mean, with the climate's own variance, for B keys and dates."""
+        n = self.sphere.truncation + 1
+        numbers = np.stack([seeding.normal(key, 4 * n * n) for key in keys]).reshape(-1, 4, n, n)
+        mixed = np.matmul(_fill(numbers.astype(self.sphere.dtype)), self._mix)  # (M, 2, N, B, 4) @ (N, 4, 4)
+        shape = self._profile + self._profile_season * season(when).astype(self.sphere.dtype)[:, None]
+        shaped = self.sphere.to_spectral(self.sphere.to_grid(mixed) * shape)
+        shaped[0, 0, 0, :, :3] = 0.0  # the mean of a streamfunction means nothing
+        return shaped
+
+
+def _fill(numbers: np.ndarray) -> np.ndarray:
+    """(B, 4, N, N) independent numbers to coefficients (M, 2, N, B, 4) of unit variance a wave.
+
+    The upper triangle holds the real parts, the lower one the imaginary parts of m > 0; for m > 0 a wave's two
+    numbers share the variance.
     """
-    covariance = np.zeros((sphere.truncation + 1, 3, 3))
-    for k in range(3):
-        for j in range(3):
-            covariance[:, k, j] = sphere.cross_power(anomalies[..., k], anomalies[..., j]).mean(-1)
-    moisture = sphere.power(anomalies[..., 3]).mean(-1)
-    square = (sphere.to_grid(anomalies) ** 2).mean(0)  # (latitude, B, 4)
-    winter, summer = (np.sqrt(square[:, side].mean(1)) for side in (season > 0.5, season < -0.5))
-    reach = np.abs(season[np.abs(season) > 0.5]).mean()
-    mean, amplitude = (winter + summer) / 2, (winter - summer) / (2 * reach)
-    weights = sphere.grid.areas.reshape(sphere.grid.shape)[:, 0]
-    norm = np.sqrt(np.average(mean**2 + amplitude**2 / 2, axis=0, weights=weights))
-    return {
-        "streamfunction": _rounded(covariance),
-        "moisture": _rounded(moisture),
-        "profile": _rounded(mean / norm),
-        "profile_season": _rounded(amplitude / norm),
-    }
-
-
-def _rounded(values: np.ndarray) -> list:
-    return np.vectorize(lambda x: float(f"{x:.4g}"))(values).tolist()
-
-
-def main(truncation: int = 21) -> None:
-    """Write the table of a truncation."""
-    anomalies, season = transients(truncation)
-    sphere = Model(truncation, dtype=np.float64).sphere
-    table = {"made by": f"python -m forecast.planet.climate {truncation}", "years": YEARS, "seed": SEED}
-    table |= describe(sphere, anomalies, season)
-    table_path(truncation).write_text(json.dumps(table).replace("]], ", "]],\n").replace('], "', '],\n"') + "\n")
-
-
-if __name__ == "__main__":
-    main(*(int(a) for a in sys.argv[1:]))
+    n = numbers.shape[-1]
+    out = np.zeros((n, 2, n, *numbers.shape[:2]), numbers.dtype)
+    out[:, 0] = np.moveaxis(np.triu(numbers), (2, 3), (0, 1))
+    out[1:, 1] = np.moveaxis(np.tril(numbers, -1), (3, 2), (0, 1))[:-1]
+    out[1:] *= np.sqrt(0.5).astype(numbers.dtype)
+    return out

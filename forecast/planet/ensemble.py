@@ -11,7 +11,7 @@ from forecast.core import seeding
 from forecast.core.errors import ForecastError
 from forecast.core.sphere import Harmonics
 from forecast.planet import forcing
-from forecast.planet.analysis import SHARE, RandomStates
+from forecast.planet.climate import ANALYSIS_ERROR, Climate
 from forecast.planet.fields import VARIABLES, Fields
 from forecast.planet.model import Model, grid
 from forecast.planet.settings import OUTPUT_STEP, settings
@@ -39,13 +39,12 @@ class Perturbations:
     def __init__(self, truncation: int = 21, seed: int = 1) -> None:
         self.sphere = Harmonics(truncation, grid(truncation), np.float32)
         self.seed = seed
-        self._fields, self._errors = Fields(self.sphere), RandomStates(self.sphere)
+        self._fields, self._climate = Fields(self.sphere), Climate(self.sphere)
 
     def errors(self, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """(M, 2, N, B, 4): errors of streamfunction on three levels (1/s) and of moisture for B members."""
         keys = [seeding.key(self.seed, "member", start, member) for member in members]
-        season = np.full(len(keys), forcing.season(start))
-        return self._errors.draw(keys, season) * np.float32(SHARE)
+        return self._climate.deviations(keys, np.full(len(keys), start)) * np.float32(ANALYSIS_ERROR)
 
     def perturb(self, states: np.ndarray, when: np.ndarray, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """Perturbed copies of analyses.
@@ -117,7 +116,7 @@ class PhysicsSystem:
         """
         analysis = self._analyses.read(np.array([self._analyses.index(start)]), VARIABLES)
         if analysis.shape[1:] != (len(VARIABLES), self.grid.size) or not np.isfinite(analysis).all():
-            raise ForecastError(f"the analysis of {start} does not hold finite fields of the sample planet on {self.grid.name}")
+            raise ForecastError(f"the analysis of {start} is no whole state of the sample planet on {self.grid.name}")
         batches = sorted({member // self._batch for member in members})
         runs = [self._run(analysis, start, range(b * self._batch, (b + 1) * self._batch), steps) for b in batches]
         place = [batches.index(member // self._batch) * self._batch + member % self._batch for member in members]

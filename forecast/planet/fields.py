@@ -2,14 +2,15 @@
 
 | variable | unit | derived from |
 |---|---|---|
-| z_200 z_500 z_800 | m2 s-2 | linear balance laplacian(z) = div(f grad psi), plus the standard atmosphere's global mean |
+| z_200 z_500 z_800 | m2 s-2 | linear balance laplacian(z) = div(f grad psi), plus a standard global mean |
 | u, v on the levels | m s-1 | rotational wind of psi |
 | t_350 t_650 | K | hypsometric: thickness of 200-500 and 500-800 hPa |
 | q_800 | kg kg-1 | prognostic moisture times its reference profile, not below 0 |
 | tp | m | rain of the 6 hours that end at the date (moisture.py) |
 | msl | Pa | z_800 and the temperature of the air beneath, at a lapse rate of 6.5 K/km, by the hypsometric equation |
-| 2t | K | t_650 taken down to the ground at 6.5 K/km; over sea half way from there to the prescribed sea temperature |
-| 10u 10v | m s-1 | 800 hPa wind, over sea times 0.75 and turned by 15 degrees, over land 0.5 and 30 degrees, to the lower pressure |
+| 2t | K | t_650 taken down to the ground at 6.5 K/km; over sea half way from there to the prescribed sea
+temperature, over land plus a prescribed seasonal difference (up to 10 K colder in winter, warmer in summer) |
+| 10u 10v | m s-1 | 800 hPa wind times 0.75, turned 15 degrees to the low (over land 0.5 and 30 degrees) |
 | z | m2 s-2 | geopotential of the ground (surface.py) |
 | lsm | 1 | land fraction (surface.py) |
 """
@@ -49,6 +50,7 @@ class Fields:
         self._wind_scale = cast(RADIUS / np.cos(np.radians(rows)))[:, None]
         self._q_ref = cast(reference(rows)[0])[:, None]
         self._sea = tuple(cast(a[:, None]) for a in forcing.sea_temperature(rows))
+        self._land = cast(forcing.land_temperature(rows)[:, None])
         factor = land * _LAND_WIND[0] + (1 - land) * _SEA_WIND[0]
         turn = np.radians(land * _LAND_WIND[1] + (1 - land) * _SEA_WIND[1]) * np.tanh(rows / 10.0)[:, None]
         self._along, self._across = cast(factor * np.cos(turn)), cast(factor * np.sin(turn))
@@ -70,12 +72,12 @@ class Fields:
         z = self.sphere.balanced(psi) * scale + np.array(MEAN_GEOPOTENTIAL, dtype)
         u, v = (w * self._wind_scale[..., None] for w in self.sphere.wind(psi))
         q = np.maximum(self.sphere.to_grid(s), 0) * self._q_ref
-        t = [(z[..., k] - z[..., k + 1]) * dtype(1 / (GAS_CONSTANT * np.log(LEVELS[k + 1] / LEVELS[k]))) for k in (0, 1)]
+        logs = np.log(np.array(LEVELS[1:]) / np.array(LEVELS[:-1]))
+        t = [(z[..., k] - z[..., k + 1]) * dtype(1 / (GAS_CONSTANT * logs[k])) for k in (0, 1)]
         levels = [w[..., k] for w in (z, u, v) for k in range(3)]
         surface_wind = (self._along * u[..., 2] - self._across * v[..., 2],
                         self._across * u[..., 2] + self._along * v[..., 2])  # fmt: skip
-        sea = self._sea[0] + self._sea[1] * np.asarray(season, dtype)
-        near = self._near_surface(z, t[1], sea)
+        near = self._near_surface(z, t[1], np.asarray(season, dtype))
         fields = [*levels, *t, q, rain, *near, *surface_wind, *self._static]
         nlat, nlon = self.sphere.grid.shape
         out = np.empty((s.shape[-1], len(fields), nlat, nlon), np.float32)
@@ -83,15 +85,16 @@ class Fields:
             out[:, k] = np.moveaxis(field, (2, 1, 0), (0, 1, 2))
         return out.reshape(*out.shape[:2], -1)
 
-    def _near_surface(self, z: np.ndarray, t: np.ndarray, sea: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """msl in Pa and 2t in K from z (..., 3), the temperature of 500-800 hPa and of the sea."""
+    def _near_surface(self, z: np.ndarray, t: np.ndarray, season: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """msl in Pa and 2t in K from z (..., 3), the temperature of 500-800 hPa and the season."""
         dtype = self.sphere.dtype
         lapse = dtype(LAPSE_RATE / GRAVITY)
         t_800 = t + lapse / 2 * (z[..., 1] - z[..., 2])
         msl = dtype(100.0 * LEVELS[2]) * np.exp(z[..., 2] / (dtype(GAS_CONSTANT) * (t_800 + lapse / 2 * z[..., 2])))
         ground, land = self._static
         air = t_800 + lapse * (z[..., 2] - ground)
-        return msl, air + (1 - land) * dtype(0.5) * (sea - air)
+        sea = self._sea[0] + self._sea[1] * season
+        return msl, air + (1 - land) * dtype(0.5) * (sea - air) + land * self._land * season
 
     def recover(self, fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Streamfunction (M, 2, N, B, 4) (lowest level twice) and moisture (M, 2, N, B) of stored fields (B, V, G).

@@ -22,8 +22,8 @@ _LAND_COOLING = ((12.0, 22.0), (4.0, 4.0))
 _LAYER_LOGS = (np.log(500 / 200), np.log(800 / 500))
 
 
-def season(dates: np.ndarray) -> np.ndarray:
-    """cos of the time since 20 January in the cycle of the year, for datetime64 dates of any unit."""
+def season(dates: np.ndarray | np.datetime64) -> np.ndarray:
+    """cos of the time since 20 January in the cycle of the year, for datetime64 dates of any unit and shape."""
     dates = np.asarray(dates, "datetime64[s]")
     year = dates.astype("datetime64[Y]")
     length = (year + 1).astype("datetime64[s]") - year.astype("datetime64[s]")
@@ -53,8 +53,8 @@ def _shear(lat: np.ndarray, jet: tuple[tuple[float, float], float, float], layer
 
 def _streamfunction(sphere: Harmonics, u: np.ndarray) -> np.ndarray:
     """From a zonally symmetric wind (latitudes, layers) in m/s."""
-    eastward = np.broadcast_to(u * np.cos(np.radians(sphere.grid.rows))[:, None] / RADIUS, (sphere.grid.shape[1], *u.shape))
-    eastward = np.ascontiguousarray(eastward, sphere.dtype)
+    row = (u * np.cos(np.radians(sphere.grid.rows))[:, None] / RADIUS).astype(sphere.dtype)
+    eastward = np.repeat(row[None], sphere.grid.shape[1], axis=0)
     return sphere.inverse_laplacian(sphere.divergence(np.zeros_like(eastward), -eastward))
 
 
@@ -81,6 +81,11 @@ def sea_temperature(latitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     lat = np.radians(latitudes)
     mean = 273.0 + 27.5 * np.cos(lat) ** 2.5
     return mean, -4.0 * np.sin(lat) * np.cos(lat) ** 0.5 * 1.3
+
+
+def land_temperature(latitudes: np.ndarray) -> np.ndarray:
+    """By how many K the ground of land is warmer than the air above implies, per unit of season: colder in winter."""
+    return -10.0 * np.sin(np.radians(latitudes))
 
 
 def overturning(latitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,16 @@ from forecast.core.sphere import Harmonics
 from forecast.planet import forcing, surface
 from forecast.planet.moisture import Moisture
 from forecast.planet.settings import (
-    DAY, OUTPUT_STEP, PERFECT, RADIUS, ROSSBY_RADII, ROTATION, ROWS, STEPS_PER_OUTPUT, Settings,
-)  # fmt: skip
+    DAY,
+    OUTPUT_STEP,
+    PERFECT,
+    RADIUS,
+    ROSSBY_RADII,
+    ROTATION,
+    ROWS,
+    STEPS_PER_OUTPUT,
+    Settings,
+)
 
 RELAXATION_DAYS = 25.0
 DRAG_DAYS = 3.0
@@ -80,15 +88,15 @@ class Model:
 
         The vertical modes of the coupling between levels make the inversion a division.
         """
-        modes = vorticity @ self._to_modes
+        modes = _mix(vorticity, self._to_modes)
         modes *= np.repeat(self._inverse, modes.shape[-2], axis=1)
-        return modes @ self._from_modes
+        return _mix(modes, self._from_modes)
 
     def vorticity(self, psi: np.ndarray) -> np.ndarray:
         """Potential vorticity (M, 2, N, B, 4) of a streamfunction (the fourth entry 0); undoes `invert`."""
         q = psi * self.sphere.laplacian.astype(self.dtype)[:, None, None]
         q[..., 3] = 0
-        return q + psi @ self._coupling
+        return q + _mix(psi, self._coupling)
 
     def equilibrium(self, season: np.ndarray) -> np.ndarray:
         """(M, 2, N, B, 4) tendency of potential vorticity that radiative equilibrium gives, for (B,) seasons."""
@@ -106,7 +114,7 @@ class Model:
         north[..., 2] -= drag * u[..., 2]
         change = -self.sphere.divergence(east, north)
         change -= np.repeat(self._diffusion, state.shape[-2], axis=1) * state
-        relaxation = psi @ self._relaxation
+        relaxation = _mix(psi, self._relaxation)
         relaxation += equilibrium
         change += relaxation
         return change, {"psi": psi, "u": u, "v": v, "s": field[..., 3], "relaxation": relaxation}
@@ -136,11 +144,17 @@ class Model:
 
     def six_hours(self, state: np.ndarray, season: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The state 6 hours later and the rain in between, (longitude, latitude, B) in m."""
-        total = np.zeros((), self.dtype)
-        for _ in range(self.steps_per_output):
+        state, total = self.advance(state, season)
+        for _ in range(self.steps_per_output - 1):
             state, rain = self.advance(state, season)
-            total = total + rain
+            total += rain
         return state, total
+
+
+def _mix(fields: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Multiply the last dimension of (M, ..., K) by (K, L), a product for each m."""
+    flat = fields.reshape(fields.shape[0], -1, fields.shape[-1])
+    return (flat @ matrix).reshape(*fields.shape[:-1], matrix.shape[-1])
 
 
 def _coupling(stretching: np.ndarray) -> np.ndarray:
@@ -161,5 +175,5 @@ def _planetary(latitudes: np.ndarray, height: np.ndarray) -> np.ndarray:
 
 
 def _drag(height: np.ndarray, land: np.ndarray) -> np.ndarray:
-    """(longitude, latitude, 1) Ekman drag coefficient in 1/s, up to twice as strong over high land (Marshall and Molteni 1993)."""
+    """(longitude, latitude, 1) Ekman drag in 1/s, twice as strong over high land (Marshall and Molteni 1993)."""
     return (1 + 0.5 * land + 0.5 * (1 - np.exp(-height / 1000.0)))[..., None] / (DRAG_DAYS * DAY)

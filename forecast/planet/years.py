@@ -12,21 +12,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from forecast.core import seeding
 from forecast.core.config import PlanetSource
 from forecast.planet import forcing
-from forecast.planet.analysis import SHARE, RandomStates
+from forecast.planet.climate import ANALYSIS_ERROR, Climate
 from forecast.planet.fields import Fields
 from forecast.planet.model import Model
 from forecast.planet.settings import OUTPUT_STEP
 
-SPIN_UP_DAYS = 60
+SPIN_UP_DAYS = 45
 Slab = tuple[np.ndarray, np.ndarray, np.ndarray]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 BATCH = 4
 """years that share one batch: always this many, so that a year has the same bits in archives of any length"""
@@ -48,17 +49,17 @@ def archive(source: PlanetSource, dates_per_slab: int = 64) -> Iterator[Slab]:
     Yields:
         dates (t,) datetime64[s], truth (t, V, G) float32, analysis (t, V, G) float32; NaN at missing dates.
         Variables and units: fields.py. The analysis is the truth with an error added to its streamfunction and
-        moisture (analysis.py), a function of seed and date; its tp is the truth's.
+        moisture (climate.py), a function of seed and date; its tp is the truth's.
     """
     model = Model(source.truncation)
-    derive = partial(_derive, model, Fields(model.sphere), RandomStates(model.sphere), source.seed)
+    derive = partial(_derive, model, Fields(model.sphere), Climate(model.sphere), source.seed)
     last = dates(source)[0][-1]
     held: list[Slab] = []
     with ThreadPoolExecutor(_workers()) as pool:
         for part in in_order(pool, derive, _cut(simulate(model, source), dates_per_slab)):
             held.append(part)
             if sum(p[0].size for p in held) == dates_per_slab or part[0][-1] == last:
-                yield tuple(np.concatenate(arrays) for arrays in zip(*held, strict=True))  # type: ignore[misc]
+                yield cast(Slab, tuple(np.concatenate(arrays) for arrays in zip(*held, strict=True)))
                 held = []
 
 
@@ -69,7 +70,7 @@ def _cut(years: Iterable[Slab], dates_per_slab: int) -> Iterator[Slab]:
         size, first = arrays[0].size, 0
         while first < size:
             end = min(first + dates_per_slab - done % dates_per_slab, size)
-            yield tuple(a[first:end] for a in arrays)  # type: ignore[misc]
+            yield cast(Slab, tuple(a[first:end] for a in arrays))
             first, done = end, done + end - first
 
 
@@ -84,7 +85,7 @@ def in_order(pool: Executor, function: Callable[[Item], Result], items: Iterable
         yield flying.popleft().result()
 
 
-def _derive(model: Model, fields: Fields, errors: RandomStates, seed: int, part: Slab) -> Slab:
+def _derive(model: Model, fields: Fields, climate: Climate, seed: int, part: Slab) -> Slab:
     """Dates, truth and analysis (t, V, G) of dates, states (t, M, 2, N, 4) and rain (t, longitude, latitude)."""
     when, states, rain = part
     season = forcing.season(when)
@@ -92,27 +93,19 @@ def _derive(model: Model, fields: Fields, errors: RandomStates, seed: int, part:
     water = np.ascontiguousarray(np.moveaxis(rain, 0, 2))
     psi, s = model.invert(state)[..., :3], state[..., 3]
     truth = fields.derive(psi, s, water, season)
-    error = errors.draw([seeding.key(seed, "analysis", date) for date in when], season) * model.dtype(SHARE)
+    error = climate.deviations([seeding.key(seed, "analysis", date) for date in when], when)
+    error *= model.dtype(ANALYSIS_ERROR)
     analysis = fields.derive(psi + error[..., :3], s + error[..., 3], water, season)
     missing = _is_last_of_year(when)
     truth[missing] = analysis[missing] = np.nan
     return when, truth, analysis
 
 
-def initial_states(model: Model, errors: RandomStates, keys: list[int], season: np.ndarray) -> np.ndarray:
-    """(M, 2, N, B, 4) states to spin up from: winds near equilibrium and a random transient for each key."""
-    difference = forcing.equilibrium(model.sphere)
-    season = np.asarray(season, model.dtype)
-    balance = difference[0] + difference[1] * season[:, None]
-    psi = errors.draw(keys, season)
-    moisture = psi[..., 3].copy()
-    moisture[0, 0, 0] += 0.6
-    psi[..., 3] = 0
-    psi[..., 1] += 0.4 * balance[..., 1]
-    psi[..., 2] -= 0.2 * balance[..., 1]
-    psi[..., 0] += 0.4 * balance[..., 1] + 0.5 * balance[..., 0]
+def initial_states(model: Model, climate: Climate, keys: list[int], when: np.ndarray) -> np.ndarray:
+    """(M, 2, N, B, 4) states to spin up from: the climate's mean at B dates and a random deviation for each key."""
+    psi = climate.mean(when) + climate.deviations(keys, when)
     state = model.vorticity(psi)
-    state[..., 3] = moisture
+    state[..., 3] = psi[..., 3]
     return state
 
 
@@ -120,7 +113,7 @@ def simulate(model: Model, source: PlanetSource) -> Iterator[Slab]:
     """Year by year: dates (t,), states (t, M, 2, N, 4) of the model, rain (t, longitude, latitude) in m."""
     years = _years(source)
     batches = [years[k : k + BATCH] for k in range(0, len(years), BATCH)]
-    run = partial(_run, model, RandomStates(model.sphere), source.seed)
+    run = partial(_run, model, Climate(model.sphere), source.seed)
     with ThreadPoolExecutor(_workers()) as pool:
         for batch, (states, rain) in zip(batches, in_order(pool, run, batches), strict=True):
             for slot, year in enumerate(batch):
@@ -128,16 +121,16 @@ def simulate(model: Model, source: PlanetSource) -> Iterator[Slab]:
                 yield when, states[: when.size, ..., slot, :], rain[: when.size, ..., slot]
 
 
-def _run(model: Model, errors: RandomStates, seed: int, years: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _run(model: Model, climate: Climate, seed: int, years: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Simulate up to BATCH years: states (t, M, 2, N, B, 4) and rain (t, longitude, latitude, B), t = 366 days."""
     padded = years + [years[0]] * (BATCH - len(years))
     starts = np.array([_year(year)[0] for year in padded])
     now = starts - np.timedelta64(SPIN_UP_DAYS, "D")
     keys = [seeding.key(seed, "initial", year) for year in padded]
-    state = initial_states(model, errors, keys, forcing.season(now))
+    state = initial_states(model, climate, keys, now)
     length = max(_year(year).size for year in years)
-    states = np.empty((length, *state.shape), model.dtype)
-    rain = np.empty((length, *model.sphere.grid.shape[::-1], BATCH), model.dtype)
+    states: np.ndarray = np.empty((length, *state.shape), model.dtype)
+    rain: np.ndarray = np.empty((length, *model.sphere.grid.shape[::-1], BATCH), model.dtype)
     for k in range(-SPIN_UP_DAYS * 4 + 1, length):
         state, water = model.six_hours(state, forcing.season(now))
         now = now + OUTPUT_STEP
