@@ -36,7 +36,7 @@ class PlanetSource(Section):
 
 
 class FileSource(Section):
-    """GRIB or NetCDF files, read through cfgrib or xarray."""
+    """GRIB or NetCDF files."""
 
     kind: Literal["grib", "netcdf"]
     paths: tuple[str, ...] = Field(min_length=1, description="files or glob patterns, relative to the working folder")
@@ -107,7 +107,8 @@ class ModelSection(Section):
     def _heads_divide_width(self) -> ModelSection:
         for heads, width in (("heads", "width"), ("grid_heads", "grid_width")):
             if getattr(self, width) % getattr(self, heads):
-                raise ValueError(f"model.{heads}={getattr(self, heads)} must divide model.{width}={getattr(self, width)}")
+                given = f"model.{heads}={getattr(self, heads)} must divide model.{width}={getattr(self, width)}"
+                raise ValueError(given)
         return self
 
 
@@ -128,6 +129,7 @@ class Stage(Section):
     updates: int = Field(ge=1)
     rollout: int | tuple[int, int] = Field(1, description="steps per window, or (first, last), growing evenly")
     lr: float = Field(gt=0)
+    members: int | None = Field(None, ge=2, description="in place of training.members")
     warmup: int = Field(0, ge=0, description="updates of linear warm-up")
     schedule: Literal["cosine", "constant"] = "cosine"
 
@@ -138,11 +140,12 @@ class TrainingSection(Section):
     members: int = Field(4, ge=2)
     batch_size: int = Field(4, ge=1)
     stages: tuple[Stage, ...] = Field(min_length=1)
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for matrices inside the network")
     weight_decay: float = Field(0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
-    start_from: str | None = Field(None, description="another run's checkpoint, whose weights are taken over where they fit")
+    start_from: str | None = Field(None, description="checkpoint of another run; weights that fit are taken over")
     analysis_share: float = Field(0.5, ge=0, le=1, description="share of windows that start from the analysis store")
     validate_every: int = Field(200, ge=1)
     validation_starts: int = Field(4, ge=1)
@@ -182,9 +185,11 @@ class ForecastSection(Section):
     members: int = Field(20, ge=1)
     lead: Duration = np.timedelta64(15 * 24, "h")
     out: str = "forecast.zarr"
-    member_batch: int = Field(10, ge=1, description="members computed together; part of what makes member k reproducible")
+    member_batch: int = Field(10, ge=1, description="members computed together; member k's bits depend on it")
     perturbation: Literal["none", "analysis-error"] = "none"
-    physics: dict[Literal["perfect", "imperfect"], str] = Field({}, description="sample planet only: settings -> forecast store")
+    physics: dict[Literal["perfect", "imperfect"], str] = Field(
+        {}, description="planet only: settings -> forecast store"
+    )
 
 
 class VerificationSection(Section):
@@ -193,7 +198,7 @@ class VerificationSection(Section):
     regions: tuple[str, ...] | None = Field(None, description="globe, n.hem, s.hem, tropics, or domain if absent")
     variables: tuple[str, ...] | None = None
     leads: tuple[Duration, ...] | None = Field(None, description="lead times to score; all if absent")
-    climatology: tuple[Time, Time] | None = Field(None, description="period of the climatological ensemble; training period if absent")
+    climatology: tuple[Time, Time] | None = Field(None, description="its period; the training period if absent")
     climatology_window: Duration = Field(np.timedelta64(5 * 24, "h"), description="days around the calendar day")
     ridge: bool = Field(False, description="also show ridge regression (small regional grids)")
     out: str = "scores"
@@ -312,11 +317,13 @@ def _known_keys(loc: tuple[Any, ...]) -> list[str]:
     for part in loc:
         if isinstance(part, int) or part in ("planet", "grib", "netcdf"):
             continue
-        models = [m for model in models if part in model.model_fields for m in _sections(model.model_fields[part].annotation)]
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        models = [section for field in fields for section in _sections(field.annotation)]
     return sorted({key for model in models for key in model.model_fields})
 
 
 def _sections(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, Section):
+    is_class = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+    if is_class and issubclass(annotation, Section):
         return [annotation]
     return [s for arg in typing.get_args(annotation) for s in _sections(arg)]

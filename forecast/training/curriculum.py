@@ -18,12 +18,14 @@ class Update:
         rollout: forecast steps of each window.
         since: the update at which this rollout began; the sampler's epochs count from there.
         lr: learning rate.
+        members: members of each sample, None for the run's usual number.
     """
 
     stage: int
     rollout: int
     since: int
     lr: float
+    members: int | None = None
 
 
 class Curriculum:
@@ -39,7 +41,7 @@ class Curriculum:
         index = next(i for i, end in enumerate(self.ends) if update < end)
         stage, begin = self.stages[index], self.ends[index] - self.stages[index].updates
         rollout, since = _rollout(stage, update - begin)
-        return Update(index, rollout, begin + since, _lr(stage, update - begin))
+        return Update(index, rollout, begin + since, _lr(stage, update - begin), stage.members)
 
     def rollouts(self) -> list[int]:
         """Every rollout length that occurs, in order."""

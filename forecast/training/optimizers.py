@@ -1,4 +1,4 @@
-"""AdamW with weight decay on matrices only, and its state as plain tensors."""
+"""AdamW or Muon, weight decay on matrices only, and their state as plain tensors."""
 
 from __future__ import annotations
 
@@ -6,38 +6,76 @@ import torch
 from torch import Tensor, nn
 
 from forecast.core.config import TrainingSection
+from forecast.core.errors import ForecastError
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-
-def adamw(model: nn.Module, section: TrainingSection) -> torch.optim.AdamW:
-    """AdamW over all trainable parameters; vectors (biases, norms) are not decayed (Loshchilov and Hutter 2019)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": section.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=section.betas, fused=True)
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of the next update, in every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+class Optimizers:
+    """The optimisers of a model as one: a step, a learning rate, a state.
+
+    AdamW (Loshchilov and Hutter 2019) updates all parameters; vectors (biases, norms) are not decayed. With
+    `optimizer: muon` the matrices inside the network are updated by Muon (Jordan et al. 2024), scaled so that a
+    learning rate means what it means for AdamW (Liu et al. 2025, arXiv 2502.16982); embeddings and heads stay with AdamW.
+
+    Raises:
+        ForecastError: Muon is asked for and this torch is older than 2.9.
+    """
+
+    def __init__(self, model: nn.Module, section: TrainingSection) -> None:
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        hidden = {name for name, p in trained.items() if section.optimizer == "muon" and _is_hidden(name, p)}
+        rest = [p for name, p in trained.items() if name not in hidden]
+        groups = [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": section.weight_decay},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.each: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=section.betas, fused=True)
+        ]
+        if hidden:
+            self.each.append(_muon([trained[name] for name in sorted(hidden)], section.weight_decay))
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for optimizer in self.each:
+            optimizer.zero_grad()
+
+    def step(self, lr: float) -> None:
+        """Update all parameters with learning rate `lr`."""
+        for optimizer in self.each:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+
+    def moments(self, model: nn.Module) -> dict[str, Tensor]:
+        """The state as `<kind>.<parameter>`, kind being exp_avg, exp_avg_sq, step or momentum_buffer."""
+        return {
+            f"{kind}.{name}": optimizer.state[parameter][kind]
+            for optimizer in self.each
+            for name, parameter in model.named_parameters()
+            if parameter in optimizer.state
+            for kind in _MOMENTS
+            if kind in optimizer.state[parameter]
+        }
+
+    def load(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        """Put back what `moments` gave; parameters that were never updated have none."""
+        for optimizer in self.each:
+            mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for name, parameter in model.named_parameters():
+                held = {kind: state[f"{kind}.{name}"] for kind in _MOMENTS if f"{kind}.{name}" in state}
+                if held and id(parameter) in mine:
+                    optimizer.state[parameter] = {kind: x.to(parameter.device) for kind, x in held.items()}
 
 
-def moments(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """AdamW's state as `exp_avg.<parameter>`, `exp_avg_sq.<parameter>` and `step.<parameter>`."""
-    return {
-        f"{kind}.{name}": optimizer.state[parameter][kind]
-        for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
-        for kind in _MOMENTS
-    }
+def _is_hidden(name: str, parameter: Tensor) -> bool:
+    """Matrices between layers of the network, which are what Muon is made for."""
+    return parameter.ndim == 2 and not any(part in name for part in ("embed", "points", "nodes", "head"))
 
 
-def load_moments(optimizer: torch.optim.Optimizer, model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put back what `moments` gave; parameters that were never updated have none."""
-    for name, parameter in model.named_parameters():
-        if f"step.{name}" in state:
-            optimizer.state[parameter] = {kind: state[f"{kind}.{name}"].to(parameter.device) for kind in _MOMENTS}
+def _muon(parameters: list[nn.Parameter], weight_decay: float) -> torch.optim.Optimizer:
+    muon = getattr(torch.optim, "Muon", None)
+    if muon is None:
+        raise ForecastError(f"training.optimizer is muon, which needs torch >= 2.9; this is {torch.__version__}")
+    return muon(parameters, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")

@@ -13,7 +13,8 @@ from forecast.core.progress import console
 from forecast.data.batch import Batch
 from forecast.models.forecaster import Forecaster
 
-Loss = Callable[[Batch], dict[str, Tensor]]
+Loss = Callable[[Batch, int], dict[str, Tensor]]
+"""(batch, members) -> named terms"""
 
 
 def device(name: str) -> torch.device:
@@ -41,8 +42,8 @@ def loss(model: Forecaster, section: TrainingSection, device: torch.device) -> L
         model.network.compile()
     half = section.precision == "bfloat16"
 
-    def terms(batch: Batch) -> dict[str, Tensor]:
+    def terms(batch: Batch, members: int) -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return model.training_loss(batch, section.members, batch.keys)
+            return model.training_loss(batch, members, batch.keys)
 
     return terms

@@ -22,11 +22,12 @@ from forecast.data.loader import batches
 from forecast.data.sampler import Draw, draw
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import AVERAGE, WEIGHTS, load_weights, save_forecaster
-from forecast.training import optimizers, parallelize
+from forecast.training import parallelize
 from forecast.training.checkpoint import Checkpoints, read_state, write_state
 from forecast.training.curriculum import Curriculum
 from forecast.training.ema import Average
 from forecast.training.monitor import Monitor
+from forecast.training.optimizers import Optimizers
 from forecast.training.preempt import stop_signals
 from forecast.training.resume import check_fields, check_unchanged, plain
 from forecast.training.validate import Validation
@@ -57,7 +58,7 @@ class Trainer:
         self.device = parallelize.device(self.section.device)
         self.model = model.to(self.device)
         self.loss = parallelize.loss(self.model, self.section, self.device)
-        self.optimizer = optimizers.adamw(self.model, self.section)
+        self.optimizer = Optimizers(self.model, self.section)
         self.average = Average(self.model, self.section.ema)
         self.counters: dict[str, Any] = {"update": 0, "metrics": 0, "seconds": 0.0, "best": None, "best_update": None}
 
@@ -72,7 +73,7 @@ class Trainer:
         check_fields(self.model, folder)
         self.model.load_state_dict(load_weights(folder / WEIGHTS, self.model))
         self.average.load(load_weights(folder / AVERAGE, self.model))
-        optimizers.load_moments(self.optimizer, self.model, moments)
+        self.optimizer.load(self.model, moments)
         self.checkpoints.restore_links(folder, self.counters["best_update"])
 
     def run(self) -> None:
@@ -110,14 +111,13 @@ class Trainer:
     def _update(self, update: int, batch: Batch) -> dict[str, float]:
         """Loss, gradient, clipped step, average; what was measured on the way."""
         plan = self.curriculum.at(update)
-        optimizers.set_lr(self.optimizer, plan.lr)
         self.optimizer.zero_grad()
-        terms = self.loss(batch)
+        terms = self.loss(batch, plan.members or self.section.members)
         terms["loss"].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.clip_norm)
         values = {name: term.item() for name, term in {**terms, "gradient_norm": norm}.items()}
         _check_finite(update + 1, values, batch)
-        self.optimizer.step()
+        self.optimizer.step(plan.lr)
         self.average.update(update + 1)
         return {**values, "lr": plan.lr, "rollout": plan.rollout}
 
@@ -138,7 +138,7 @@ class Trainer:
         def write(folder: Path) -> None:
             save_forecaster(folder, self.model, self.average.weights)
             counters = {**self.counters, "config": plain(self.config)}
-            write_state(folder, counters, optimizers.moments(self.optimizer, self.model))
+            write_state(folder, counters, self.optimizer.moments(self.model))
 
         self.checkpoints.save(done, write, best)
 

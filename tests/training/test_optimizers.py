@@ -1,17 +1,24 @@
-"""AdamW's groups, and its state through a file."""
+"""Parameter groups of AdamW and Muon, their steps in closed form, and their state through a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from forecast.core.config import Stage, TrainingSection
-from forecast.training import optimizers
+from forecast.core.errors import ForecastError
 from forecast.training.checkpoint import read_state, write_state
+from forecast.training.optimizers import Optimizers
 
-SECTION = TrainingSection(stages=(Stage(updates=1, lr=1.0),), weight_decay=0.2)
+STAGES = (Stage(updates=1, lr=1.0),)
+BOTH = pytest.mark.parametrize("name", ["adamw", "muon"])
+
+
+def section(name: str, weight_decay: float = 0.2) -> TrainingSection:
+    return TrainingSection.model_validate({"stages": STAGES, "optimizer": name, "weight_decay": weight_decay})
 
 
 def model(seed: int = 0) -> nn.Sequential:
@@ -19,43 +26,56 @@ def model(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 2))
 
 
-def steps(net: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+def steps(net: nn.Module, optimizer: Optimizers, first: int, last: int) -> None:
     for i in range(first, last):
-        optimizers.set_lr(optimizer, 0.01 * (i + 1))
         optimizer.zero_grad()
         x = torch.sin(torch.arange(20.0).reshape(5, 4) * (i + 1))
         (net(x) ** 2).mean().backward()
-        optimizer.step()
+        optimizer.step(0.01 * (i + 1))
 
 
-def test_matrices_are_decayed_and_vectors_are_not() -> None:
-    """Without a gradient AdamW's step is the decay alone: w (1 - lr * decay)."""
+@BOTH
+def test_matrices_are_decayed_and_vectors_are_not(name: str) -> None:
+    """Without a gradient a step is the decay alone: w (1 - lr * decay)."""
     net = model()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    optimizer = optimizers.adamw(net, SECTION)
-    optimizers.set_lr(optimizer, 0.5)
+    optimizer = Optimizers(net, section(name))
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
-    optimizer.step()
+    optimizer.step(0.5)
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.detach(), before[name] * (1 - 0.5 * 0.2 if p.ndim > 1 else 1.0))
 
 
-def test_state_is_restored_to_the_bit(tmp_path: Path) -> None:
-    net, optimizer = model(), None
-    optimizer = optimizers.adamw(net, SECTION)
+def test_muon_makes_orthogonal_steps_of_the_size_of_adamws() -> None:
+    """Newton and Schulz bring all singular values near 1; then every step has RMS 0.2 lr, whatever the gradient."""
+    net = nn.Linear(6, 6)
+    before = net.weight.detach().clone()
+    optimizer = Optimizers(net, section("muon", weight_decay=0.0))
+    net.weight.grad = torch.randn(6, 6, generator=torch.Generator().manual_seed(1)) * 1e-3
+    optimizer.step(1.0)
+    step = (net.weight - before).detach()
+    singular = torch.linalg.svdvals(step) / (0.2 * 6**0.5)
+    assert singular.min() > 0.5 and singular.max() < 1.3  # the published iteration lands in 0.7..1.2, in bfloat16
+    assert len(optimizer.each) == 2 and not optimizer.each[0].state
+
+
+@BOTH
+def test_state_is_restored_to_the_bit(name: str, tmp_path: Path) -> None:
+    net = model()
+    optimizer = Optimizers(net, section(name))
     steps(net, optimizer, 0, 5)
-    write_state(tmp_path, {"update": 5}, optimizers.moments(optimizer, net))
+    write_state(tmp_path, {"update": 5}, optimizer.moments(net))
 
     again = model(seed=1)
     again.load_state_dict(net.state_dict())
-    restored = optimizers.adamw(again, SECTION)
+    restored = Optimizers(again, section(name))
     counters, moments = read_state(tmp_path)
-    optimizers.load_moments(restored, again, moments)
+    restored.load(again, moments)
     assert counters == {"update": 5}
-    for p, q in zip(net.parameters(), again.parameters(), strict=True):
-        for kind in ("exp_avg", "exp_avg_sq", "step"):
-            assert optimizer.state[p][kind].equal(restored.state[q][kind]) and optimizer.state[p][kind].abs().sum() > 0
+    kept, back = optimizer.moments(net), restored.moments(again)
+    assert kept.keys() == back.keys() and len(kept) == {"adamw": 18, "muon": 14}[name]
+    assert all(kept[key].equal(back[key]) and kept[key].abs().sum() > 0 for key in kept)
     steps(net, optimizer, 5, 9)
     steps(again, restored, 5, 9)
     assert all(p.equal(q) for p, q in zip(net.parameters(), again.parameters(), strict=True))
@@ -63,4 +83,10 @@ def test_state_is_restored_to_the_bit(tmp_path: Path) -> None:
 
 def test_parameters_that_were_never_updated_have_no_state() -> None:
     net = model()
-    assert optimizers.moments(optimizers.adamw(net, SECTION), net) == {}
+    assert Optimizers(net, section("muon")).moments(net) == {}
+
+
+def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ForecastError, match="needs torch >= 2.9"):
+        Optimizers(model(), section("muon"))
