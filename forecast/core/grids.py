@@ -123,7 +123,7 @@ def from_points(latitudes: np.ndarray, longitudes: np.ndarray, field_shape: tupl
     latitudes = np.asarray(latitudes, float).ravel()
     longitudes = np.asarray(longitudes, float).ravel() % 360.0
     if latitudes.shape != longitudes.shape or not latitudes.size:
-        raise ForecastError(f"{latitudes.size} latitudes but {longitudes.size} longitudes: a grid needs one pair a point")
+        raise ForecastError(f"{latitudes.size} latitudes but {longitudes.size} longitudes: a grid must be as many")
     if not (np.isfinite(latitudes).all() and np.isfinite(longitudes).all()):
         raise ForecastError("the grid has positions that are not finite numbers")
     regular = _rectilinear(latitudes, longitudes, field_shape)

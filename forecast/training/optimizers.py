@@ -16,7 +16,8 @@ class Optimizers:
 
     AdamW (Loshchilov and Hutter 2019) updates all parameters; vectors (biases, norms) are not decayed. With
     `optimizer: muon` the matrices inside the network are updated by Muon (Jordan et al. 2024), scaled so that a
-    learning rate means what it means for AdamW (Liu et al. 2025, arXiv 2502.16982); embeddings and heads stay with AdamW.
+    learning rate means what it means for AdamW (Liu et al. 2025, arXiv 2502.16982); embeddings and heads stay
+    with AdamW.
 
     Raises:
         ForecastError: Muon is asked for and this torch is older than 2.9.
