@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from forecast.models import neighbours
+from forecast.models import operators
 from forecast.models.graph import local_frame
 
 
 class NeighbourAttention(nn.Module):
     """Each target attends to its K neighbours; geometry enters as a bias and a gate per edge and head.
 
-    weight = softmax_k(q . k / sqrt(d) + bias(edge)) * (1 + gate(edge)); the gate may be negative, so that a head
-    can form a difference. Bias and gate depend on the geometry alone and are shared by samples and members.
+    weight = softmax_k(q . k / sqrt(d) + bias(edge)) * (1 + gate(edge)); the gate may be below -1, so that a head can
+    form a difference. Bias and gate depend on the geometry alone and are shared by samples and members.
 
     Args:
         target_width, source_width: features of the nodes. width: of queries, keys and values, split over `heads`.
@@ -37,15 +37,16 @@ class NeighbourAttention(nn.Module):
         self.register_buffer("edges", edges, persistent=False)
 
     def forward(self, targets: Tensor, sources: Tensor | None = None) -> Tensor:
-        """(B, N, target_width) from targets (B or 1, N, target_width) and sources (B, S, source_width) or themselves."""
+        """(B, N, target_width) from targets (B or 1, N, target_width) and sources (B, S, source_width).
+
+        Without sources the targets attend to each other.
+        """
         sources = targets if sources is None else sources
         query = self.query(targets).unflatten(-1, (self.heads, -1))
-        key, value = self.key_value(sources).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        query = (query * query.shape[-1] ** -0.5).expand(len(sources), -1, -1, -1)
+        key_value = self.key_value(sources).unflatten(-1, (2, self.heads, -1))
         bias, gate = self.geometry(self.edges).unflatten(0, self.table.shape).movedim(1, -1).chunk(2, dim=1)
-        query = (query * query.shape[-1] ** -0.5).expand(len(key), -1, -1, -1)
-        score = neighbours.dot(query, key, self.table) + bias
-        weight = functional.softmax(score, dim=-1) * (1 + gate)
-        return self.out(neighbours.mix(weight, value, self.table).flatten(-2))
+        return self.out(operators.attend(query, key_value, bias, 1 + gate, self.table).flatten(-2))
 
 
 class DenseAttention(nn.Module):

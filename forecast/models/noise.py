@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from forecast.core import seeding
+from forecast.models import operators
 
 
 def draw(keys: Sequence[int], shape: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
@@ -34,13 +34,9 @@ class ConditionalLayerNorm(nn.Module):
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
-        self.width = (width,)
-        self.condition = nn.Linear(channels, 2 * width)
-        nn.init.zeros_(self.condition.weight)
-        nn.init.zeros_(self.condition.bias)
+        self.weight = nn.Parameter(torch.zeros(channels, 2, width))
+        self.bias = nn.Parameter(torch.zeros(2, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(..., width) from x (..., width) and condition (..., C)."""
-        scale, shift = self.condition(condition).chunk(2, dim=-1)
-        normed = functional.layer_norm(x, self.width)
-        return torch.addcmul(normed + shift, normed, scale)
+        """(..., width) from x (..., width) and condition (..., C), float32."""
+        return operators.conditional_norm(x.flatten(0, -2), condition.flatten(0, -2), self.weight, self.bias).view_as(x)

@@ -37,5 +37,5 @@ def _method(fields: Fields, name: str) -> tuple[float, float]:
         return 0.0, 1.0
     scale = float(fields.column("maximum" if method == "max" else "stdev", (name,))[0])
     if not scale > 0 or not np.isfinite(scale):
-        raise ForecastError(f"`{name}` cannot be normalised by {method}, its scale is {scale:g}: leave it out or use none")
+        raise ForecastError(f"`{name}` cannot be normalised by {method}, its scale is {scale:g}: use `none`")
     return (float(fields.column("mean", (name,))[0]) if method == "mean-std" else 0.0), scale

@@ -39,8 +39,8 @@ def test_noise_is_off_at_the_start_but_learnable():
     assert torch.equal(out[:, 0], out[:, 2])
     model.training_loss(data, 3, data.keys)["loss"].backward()
     for layer in model.network.layers:
-        assert layer.norm_attention.condition.weight.grad.abs().max() > 0
-        assert layer.norm_mlp.condition.weight.grad.abs().max() > 0
+        assert layer.norm_attention.weight.grad.abs().max() > 0
+        assert layer.norm_mlp.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("processor", ["graph", "dense"])
@@ -115,7 +115,8 @@ def test_noise_is_keyed():
     xi = model._noise(data.keys, 2, 0)
     assert xi.shape == (3, 2, *model.noise_shape)
     assert torch.equal(model._noise(data.keys[1:2], 3, 0)[0, :2], xi[1])
-    assert len({block.sum().item() for step in range(2) for block in model._noise(data.keys, 2, step).flatten(0, 1)}) == 12
+    blocks = torch.stack([model._noise(data.keys, 2, step) for step in range(2)]).flatten(0, 2)
+    assert len(blocks.sum(dim=(1, 2)).unique()) == 12
     assert torch.equal(noise.draw([7, 8], (4, 3))[1], noise.draw([8], (4, 3))[0])
 
 
@@ -126,7 +127,7 @@ def test_recomputed_activations_give_the_same_gradient():
         model = trained(fields(), activation_checkpointing=recompute)
         model.training_loss(data, 2, data.keys)["loss"].backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    assert torch.equal(*gradients)
+    torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)  # sums over steps in another order
 
 
 def test_it_learns():

@@ -1,0 +1,192 @@
+"""Loops that the CPU runs where torch has no fused operator: attention over neighbours, conditional layer norm.
+
+Compiled by numba on first use, float32 only. Rows of the batch are shared out among as many threads as torch uses.
+The operators that use them, with the same formulas in torch for other devices, are in operators.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+_pool = ThreadPoolExecutor(thread_name_prefix="kernels")
+_jit = numba.njit(nogil=True, fastmath=True, error_model="numpy")
+
+
+def over_rows(loop: Callable[..., Any], rows: Sequence[np.ndarray], whole: Sequence[np.ndarray]) -> list[Any]:
+    """Run loop(*rows, *whole) with the arrays `rows` cut along their first axis, one piece per thread.
+
+    Returns what the loop returns for each piece.
+    """
+    size = len(rows[0])
+    pieces = max(1, min(torch.get_num_threads(), size))
+    cuts = [size * i // pieces for i in range(pieces + 1)]
+    parts = [[array[i:j] for array in rows] for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
+    others = [_pool.submit(loop, *part, *whole) for part in parts[1:]]
+    return [loop(*parts[0], *whole), *(other.result() for other in others)]
+
+
+@_jit
+def attend(
+    query: np.ndarray, key_value: np.ndarray, weight: np.ndarray, out: np.ndarray,
+    bias: np.ndarray, gate: np.ndarray, table: np.ndarray,
+) -> None:  # fmt: skip
+    """out = sum over k of softmax_k(q . k + bias) * gate * v; the softmax stays in `weight`.
+
+    query, out (B, N, H, D); key_value (B, S, 2, H, D); weight (B, N, H, K); bias, gate (N, H, K); table (N, K).
+    """
+    rows, targets, heads, neighbours = weight.shape
+    width = query.shape[3]
+    for b in range(rows):
+        sources = key_value[b]
+        for n in range(targets):
+            q, w, o, near = query[b, n], weight[b, n], out[b, n], table[n]
+            for k in range(neighbours):
+                key = sources[near[k], 0]
+                for h in range(heads):
+                    score = np.float32(0)
+                    for d in range(width):
+                        score += q[h, d] * key[h, d]
+                    w[h, k] = score + bias[n, h, k]
+            for h in range(heads):
+                _softmax(w[h])
+                for d in range(width):
+                    o[h, d] = 0
+            for k in range(neighbours):
+                value = sources[near[k], 1]
+                for h in range(heads):
+                    factor = w[h, k] * gate[n, h, k]
+                    for d in range(width):
+                        o[h, d] += factor * value[h, d]
+
+
+@_jit
+def _softmax(x: np.ndarray) -> None:
+    top, total = np.float32(-np.inf), np.float32(0)
+    for k in range(x.shape[0]):
+        top = max(top, x[k])
+    for k in range(x.shape[0]):
+        x[k] = np.exp(x[k] - top)
+        total += x[k]
+    for k in range(x.shape[0]):
+        x[k] /= total
+
+
+@_jit
+def attend_backward(
+    grad: np.ndarray, query: np.ndarray, key_value: np.ndarray, weight: np.ndarray,
+    to_query: np.ndarray, to_key_value: np.ndarray, gate: np.ndarray, table: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Gradients of `attend`: fills to_query and to_key_value, returns those of bias and gate summed over rows."""
+    rows, targets, heads, neighbours = weight.shape
+    width = query.shape[3]
+    to_bias, to_gate = np.zeros_like(gate), np.zeros_like(gate)
+    to_score = np.empty((heads, neighbours), np.float32)
+    for b in range(rows):
+        sources, to_sources = key_value[b], to_key_value[b]
+        to_sources[:] = 0
+        for n in range(targets):
+            g, q, to_q, w, near = grad[b, n], query[b, n], to_query[b, n], weight[b, n], table[n]
+            for k in range(neighbours):
+                value, to_value = sources[near[k], 1], to_sources[near[k], 1]
+                for h in range(heads):
+                    factor, through = w[h, k] * gate[n, h, k], np.float32(0)
+                    for d in range(width):
+                        through += g[h, d] * value[h, d]
+                    for d in range(width):
+                        to_value[h, d] += factor * g[h, d]
+                    to_gate[n, h, k] += through * w[h, k]
+                    to_score[h, k] = through * gate[n, h, k]
+            for h in range(heads):
+                mean = np.float32(0)
+                for k in range(neighbours):
+                    mean += w[h, k] * to_score[h, k]
+                for k in range(neighbours):
+                    to_score[h, k] = w[h, k] * (to_score[h, k] - mean)
+                    to_bias[n, h, k] += to_score[h, k]
+                for d in range(width):
+                    to_q[h, d] = 0
+            for k in range(neighbours):
+                key, to_key = sources[near[k], 0], to_sources[near[k], 0]
+                for h in range(heads):
+                    factor = to_score[h, k]
+                    for d in range(width):
+                        to_q[h, d] += factor * key[h, d]
+                    for d in range(width):
+                        to_key[h, d] += factor * q[h, d]
+    return to_bias, to_gate
+
+
+@_jit
+def conditional_norm(
+    x: np.ndarray, condition: np.ndarray, out: np.ndarray, moments: np.ndarray, weight: np.ndarray, bias: np.ndarray
+) -> None:
+    """out = (x - mean) / stdev * (1 + scale) + shift, (scale, shift) = condition @ weight + bias.
+
+    x, out (R, D); condition (R, C); moments (R, 2) gets mean and 1 / stdev; weight (C, 2, D); bias (2, D).
+    """
+    rows, width = x.shape
+    scale, shift = np.empty(width, np.float32), np.empty(width, np.float32)
+    for r in range(rows):
+        row, o = x[r], out[r]
+        mean, square = np.float32(0), np.float32(0)
+        for d in range(width):
+            mean += row[d]
+        mean /= np.float32(width)
+        for d in range(width):
+            square += (row[d] - mean) * (row[d] - mean)
+            scale[d] = np.float32(1) + bias[0, d]
+            shift[d] = bias[1, d]
+        inverse = np.float32(1) / np.sqrt(square / np.float32(width) + np.float32(1e-5))
+        moments[r, 0], moments[r, 1] = mean, inverse
+        for c in range(condition.shape[1]):
+            value, to_scale, to_shift = condition[r, c], weight[c, 0], weight[c, 1]
+            for d in range(width):
+                scale[d] += value * to_scale[d]
+                shift[d] += value * to_shift[d]
+        for d in range(width):
+            o[d] = (row[d] - mean) * inverse * scale[d] + shift[d]
+
+
+@_jit
+def conditional_norm_backward(
+    grad: np.ndarray, x: np.ndarray, condition: np.ndarray, moments: np.ndarray,
+    to_x: np.ndarray, to_condition: np.ndarray, weight: np.ndarray, bias: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Gradients of `conditional_norm`: fills to_x and to_condition, returns those of weight and bias."""
+    rows, width = x.shape
+    to_weight, to_bias = np.zeros_like(weight), np.zeros_like(bias)
+    normed, scale = np.empty(width, np.float32), np.empty(width, np.float32)
+    to_scale = np.empty(width, np.float32)
+    for r in range(rows):
+        row, g, to_row, mean, inverse = x[r], grad[r], to_x[r], moments[r, 0], moments[r, 1]
+        for d in range(width):
+            normed[d] = (row[d] - mean) * inverse
+            to_scale[d] = g[d] * normed[d]
+            scale[d] = np.float32(1) + bias[0, d]
+            to_bias[0, d] += to_scale[d]
+            to_bias[1, d] += g[d]
+        for c in range(condition.shape[1]):
+            value, total, w, to_w = condition[r, c], np.float32(0), weight[c], to_weight[c]
+            for d in range(width):
+                to_w[0, d] += value * to_scale[d]
+                to_w[1, d] += value * g[d]
+            for d in range(width):
+                scale[d] += value * w[0, d]
+                total += w[0, d] * to_scale[d] + w[1, d] * g[d]
+            to_condition[r, c] = total
+        first, second = np.float32(0), np.float32(0)
+        for d in range(width):
+            scale[d] *= g[d]
+            first += scale[d]
+            second += scale[d] * normed[d]
+        first /= np.float32(width)
+        second /= np.float32(width)
+        for d in range(width):
+            to_row[d] = (scale[d] - first - normed[d] * second) * inverse
+    return to_weight, to_bias
