@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,10 +20,10 @@ def plot(metrics: Path, picture: Path) -> None:
     validations = [line for line in lines if "validation" in line]
     figure = Figure(figsize=(11, 7))
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.07, top=0.95, hspace=0.28)
+    figure.subplots_adjust(left=0.06, right=0.9, bottom=0.07, top=0.95, hspace=0.28)
     (loss, lr), (crps, ratio) = figure.subplots(2, 2)
     _loss(loss, updates)
-    _line(lr, "learning rate", [u["update"] for u in updates], [u["lr"] for u in updates], log=True)
+    _line(lr, "learning rate", [u["update"] for u in updates], [u["lr"] for u in updates])
     _by_variable(crps, "validation: fair CRPS, first step / standard deviation", validations, "fair_crps", log=True)
     _by_variable(ratio, "validation: spread-skill ratio, first step", validations, "spread_skill")
     ratio.axhline(1.0, color="0.6", linewidth=0.8)
@@ -45,11 +46,13 @@ def _loss(axes: Axes, updates: list[dict[str, Any]]) -> None:
 
 def _by_variable(axes: Axes, title: str, validations: list[dict[str, Any]], score: str, log: bool = False) -> None:
     steps = [v["update"] for v in validations]
+    axes.set_prop_cycle(color=[*matplotlib.colormaps["tab20"].colors])  # type: ignore[attr-defined]
     for variable in validations[0]["validation"][score] if validations else ():
         values = [v["validation"][score][variable][0] for v in validations]
-        _line(axes, title, steps, [np.nan if x is None else x for x in values], log=log, label=variable, marker=".")
-    if validations:
-        axes.legend(fontsize=6, ncols=3)
+        known = [np.nan if x is None else x for x in values]
+        _line(axes, title, steps, known, log=log, label=variable, marker=".")
+    if score == "spread_skill" and validations:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False)
 
 
 def _line(axes: Axes, title: str, x: Any, y: Any, log: bool = False, **style: Any) -> None:
