@@ -44,7 +44,7 @@ class Perturbations:
     def errors(self, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """(M, 2, N, B, 4): errors of streamfunction on three levels (1/s) and of moisture for B members."""
         keys = [seeding.key(self.seed, "member", start, member) for member in members]
-        return self._climate.deviations(keys, np.full(len(keys), start)) * np.float32(ANALYSIS_ERROR)
+        return self._climate.deviations(keys, np.full(len(keys), start)) * ANALYSIS_ERROR
 
     def perturb(self, states: np.ndarray, when: np.ndarray, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """Perturbed copies of analyses.

@@ -17,6 +17,8 @@ temperature, over land plus a prescribed seasonal difference (up to 10 K colder 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from forecast.core.sphere import Harmonics
@@ -66,18 +68,16 @@ class Fields:
         Returns:
             (B, V, G) float32.
         """
-        dtype = self.sphere.dtype
         psi, s = np.ascontiguousarray(psi[..., :3]), np.ascontiguousarray(s)
-        scale = dtype(2 * ROTATION * RADIUS**2)
-        z = self.sphere.balanced(psi) * scale + np.array(MEAN_GEOPOTENTIAL, dtype)
+        mean: np.ndarray = np.array(MEAN_GEOPOTENTIAL, self.sphere.dtype)
+        z = self.sphere.balanced(psi) * (2 * ROTATION * RADIUS**2) + mean
         u, v = (w * self._wind_scale[..., None] for w in self.sphere.wind(psi))
         q = np.maximum(self.sphere.to_grid(s), 0) * self._q_ref
-        logs = np.log(np.array(LEVELS[1:]) / np.array(LEVELS[:-1]))
-        t = [(z[..., k] - z[..., k + 1]) * dtype(1 / (GAS_CONSTANT * logs[k])) for k in (0, 1)]
+        t = [(z[..., k] - z[..., k + 1]) / (GAS_CONSTANT * math.log(LEVELS[k + 1] / LEVELS[k])) for k in (0, 1)]
         levels = [w[..., k] for w in (z, u, v) for k in range(3)]
         surface_wind = (self._along * u[..., 2] - self._across * v[..., 2],
                         self._across * u[..., 2] + self._along * v[..., 2])  # fmt: skip
-        near = self._near_surface(z, t[1], np.asarray(season, dtype))
+        near = self._near_surface(z, t[1], np.asarray(season, self.sphere.dtype))
         fields = [*levels, *t, q, rain, *near, *surface_wind, *self._static]
         nlat, nlon = self.sphere.grid.shape
         out = np.empty((s.shape[-1], len(fields), nlat, nlon), np.float32)
@@ -87,14 +87,13 @@ class Fields:
 
     def _near_surface(self, z: np.ndarray, t: np.ndarray, season: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """msl in Pa and 2t in K from z (..., 3), the temperature of 500-800 hPa and the season."""
-        dtype = self.sphere.dtype
-        lapse = dtype(LAPSE_RATE / GRAVITY)
+        lapse = LAPSE_RATE / GRAVITY
         t_800 = t + lapse / 2 * (z[..., 1] - z[..., 2])
-        msl = dtype(100.0 * LEVELS[2]) * np.exp(z[..., 2] / (dtype(GAS_CONSTANT) * (t_800 + lapse / 2 * z[..., 2])))
+        msl = 100.0 * LEVELS[2] * np.exp(z[..., 2] / (GAS_CONSTANT * (t_800 + lapse / 2 * z[..., 2])))
         ground, land = self._static
         air = t_800 + lapse * (z[..., 2] - ground)
         sea = self._sea[0] + self._sea[1] * season
-        return msl, air + (1 - land) * dtype(0.5) * (sea - air) + land * self._land * season
+        return msl, air + (1 - land) / 2 * (sea - air) + land * self._land * season
 
     def recover(self, fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Streamfunction (M, 2, N, B, 4) (lowest level twice) and moisture (M, 2, N, B) of stored fields (B, V, G).
@@ -105,7 +104,7 @@ class Fields:
         levels = [LEVELS[0], LEVELS[1], LEVELS[2], LEVELS[2]]
         u, v = (np.stack([self.sphere.from_rows(fields[:, at(f"{w}_{level}")]) for level in levels], -1) for w in "uv")
         cosine = np.cos(np.radians(self.sphere.grid.rows)).astype(self.sphere.dtype)[:, None, None]
-        scale = cosine / self.sphere.dtype(RADIUS)
+        scale = cosine / RADIUS
         psi = self.sphere.inverse_laplacian(self.sphere.divergence(v * scale, -u * scale))
         s = self.sphere.from_rows(fields[:, at("q_800")]) / self._q_ref
         return psi, self.sphere.to_spectral(s)

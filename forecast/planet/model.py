@@ -129,14 +129,14 @@ class Model:
         Returns:
             the state one step later and the rain of the step, (longitude, latitude, B) in m.
         """
-        h, balance = self.dtype(self.step), self.equilibrium(season)
+        h, balance = self.step, self.equilibrium(season)
         k, fields = self.tendency(state, balance)
         source, rain = self.moisture.source(fields, self.invert(k), np.asarray(season, self.dtype), h)
         total = k.copy()
         for fraction, weight in ((0.5, 2), (0.5, 2), (1.0, 1)):
-            k *= self.dtype(fraction) * h
+            k *= fraction * h
             k, _ = self.tendency(state + k, balance)
-            total += self.dtype(weight) * k
+            total += weight * k
         total *= h / 6
         total += state
         total[..., 3] += source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from forecast.core.sphere import Harmonics
@@ -20,7 +22,8 @@ _SATURATED = 0.92
 _UPLIFT = 3.0 / 65_000.0
 """Pa-1: relative change of humidity with pressure"""
 _SURFACE_UPLIFT = 0.5
-_WIDEST_F = 2 * ROTATION * np.sin(np.radians(18.0))
+_TROPICAL_F = 2 * ROTATION * math.sin(math.radians(18.0))
+"""below this Coriolis parameter vertical motion fades out"""
 
 
 def saturation(temperature: np.ndarray, pressure: float = 80_000.0) -> np.ndarray:
@@ -57,7 +60,7 @@ class Moisture:
         self._cos2 = cast(np.cos(np.radians(rows))[:, None] ** 2)
         f = 2 * ROTATION * np.sin(np.radians(rows))
         layer = 30_000.0 * (RADIUS / ROSSBY_RADII[1]) ** 2
-        self._omega = cast((layer * f / (f**2 + _WIDEST_F**2))[:, None])
+        self._omega = cast((layer * f / (f**2 + _TROPICAL_F**2))[:, None])
         gradient = sphere.wind(sphere.to_spectral(height.astype(sphere.dtype)))  # (-dh/dmu cos2, dh/dlambda)
         lift = _SURFACE_UPLIFT * _UPLIFT * 80_000.0 / (GAS_CONSTANT * 275.0) * GRAVITY
         self._slope_east = cast(lift * gradient[1][..., None]) / self._cos2
@@ -69,11 +72,11 @@ class Moisture:
 
     def temperature(self, psi: np.ndarray) -> np.ndarray:
         """Temperature at 800 hPa in K, (longitude, latitude, B), from the thickness of 500-800 hPa."""
-        log = np.log(800 / 500)
+        log = math.log(800 / 500)
         mean = (MEAN_GEOPOTENTIAL[1] - MEAN_GEOPOTENTIAL[2]) / (GAS_CONSTANT * log) + WARMER_BELOW
         scale = 2 * ROTATION * RADIUS**2 / (GAS_CONSTANT * log)
         thickness = self.sphere.balanced(psi[..., 1] - psi[..., 2])
-        return self.sphere.dtype(mean) + self.sphere.dtype(scale) * thickness
+        return mean + scale * thickness
 
     def source(
         self, fields: dict[str, np.ndarray], psi_change: np.ndarray, season: np.ndarray, step: float
@@ -92,15 +95,15 @@ class Moisture:
         rate = v[..., 2] * self._poleward
         rate += u[..., 2] * self._slope_east + v[..., 2] * self._slope_north
         rate += self._overturning[0] + self._overturning[1] * season
-        rate -= self.dtype_(_UPLIFT) * self.omega(fields, psi_change)
+        rate -= _UPLIFT * self.omega(fields, psi_change)
         new = np.maximum(s, 0) * np.exp(np.clip(rate * step, -0.5, 0.5))
         sea = self._sea[0] + self._sea[1] * season
-        moist = self._humidity * saturation(sea - self.dtype_(WARMER_BELOW)) / self.q_ref
+        moist = self._humidity * saturation(sea - WARMER_BELOW) / self.q_ref
         new += step * self._wetting * np.maximum(moist - new, 0)
-        dew = self.dtype_(_SATURATED) * saturation(self.temperature(fields["psi"])) / self.q_ref
-        condensed = np.maximum(new - dew, 0) * self.dtype_(1 - np.exp(-step / (_CONDENSATION_DAYS * DAY)))
+        dew = _SATURATED * saturation(self.temperature(fields["psi"])) / self.q_ref
+        condensed = np.maximum(new - dew, 0) * (1 - math.exp(-step / (_CONDENSATION_DAYS * DAY)))
         new -= condensed
-        rain = condensed * self.q_ref * self.dtype_(COLUMN / 1000.0)
+        rain = condensed * self.q_ref * (COLUMN / 1000.0)
         return self.sphere.to_spectral(new - s), rain
 
     def omega(self, fields: dict[str, np.ndarray], psi_change: np.ndarray) -> np.ndarray:
@@ -108,12 +111,8 @@ class Moisture:
 
         omega = dp (a/R)^2 f/(f^2 + f0^2) (dT/dt + J(psi_3, T) - heating), T = psi_2 - psi_3; f0 tapers the tropics.
         """
-        stretching = self.sphere.dtype((RADIUS / ROSSBY_RADII[1]) ** 2)
+        stretching = (RADIUS / ROSSBY_RADII[1]) ** 2
         change = psi_change[..., 1] - psi_change[..., 2] - fields["relaxation"][..., 2] / stretching
         u, v = fields["u"], fields["v"]
         advection = (u[..., 2] * v[..., 1] - v[..., 2] * u[..., 1]) / self._cos2
         return self._omega * (self.sphere.to_grid(change) + advection)
-
-    def dtype_(self, value: float) -> np.floating:
-        """The number in the model's precision, so that arrays keep theirs."""
-        return self.sphere.dtype(value)

@@ -94,7 +94,7 @@ def _derive(model: Model, fields: Fields, climate: Climate, seed: int, part: Sla
     psi, s = model.invert(state)[..., :3], state[..., 3]
     truth = fields.derive(psi, s, water, season)
     error = climate.deviations([seeding.key(seed, "analysis", date) for date in when], when)
-    error *= model.dtype(ANALYSIS_ERROR)
+    error *= ANALYSIS_ERROR
     analysis = fields.derive(psi + error[..., :3], s + error[..., 3], water, season)
     missing = _is_last_of_year(when)
     truth[missing] = analysis[missing] = np.nan
