@@ -19,31 +19,39 @@ class NeighbourAttention(nn.Module):
     Args:
         target_width, source_width: features of the nodes. width: of queries, keys and values, split over `heads`.
         table: (N, K) sources of each target. edges: (N * K, 3) features.
+        outputs: features of the result; target_width if absent.
     """
 
     table: Tensor
     edges: Tensor
 
     def __init__(
-        self, target_width: int, source_width: int, width: int, heads: int, table: Tensor, edges: Tensor
+        self,
+        target_width: int,
+        source_width: int,
+        width: int,
+        heads: int,
+        table: Tensor,
+        edges: Tensor,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(target_width, width, bias=False)
         self.key_value = nn.Linear(source_width, 2 * width, bias=False)
         self.geometry = nn.Sequential(nn.Linear(edges.shape[1], 32), nn.GELU(), nn.Linear(32, 2 * heads))
-        self.out = nn.Linear(width, target_width)
+        self.out = nn.Linear(width, outputs or target_width)
         self.register_buffer("table", table, persistent=False)
         self.register_buffer("edges", edges, persistent=False)
 
     def forward(self, targets: Tensor, sources: Tensor | None = None) -> Tensor:
-        """(B, N, target_width) from targets (B or 1, N, target_width) and sources (B, S, source_width).
+        """(B, N, outputs) from targets (B or a divisor of it, N, target_width) and sources (B, S, source_width).
 
-        Without sources the targets attend to each other.
+        Fewer rows of targets serve several rows of sources each. Without sources the targets attend to each other.
         """
         sources = targets if sources is None else sources
         query = self.query(targets).unflatten(-1, (self.heads, -1))
-        query = (query * query.shape[-1] ** -0.5).expand(len(sources), -1, -1, -1)
+        query = (query * query.shape[-1] ** -0.5).repeat_interleave(len(sources) // len(query), dim=0)
         key_value = self.key_value(sources).unflatten(-1, (2, self.heads, -1))
         bias, gate = self.geometry(self.edges).unflatten(0, self.table.shape).movedim(1, -1).chunk(2, dim=1)
         return self.out(operators.attend(query, key_value, bias, 1 + gate, self.table).flatten(-2))

@@ -71,20 +71,20 @@ def nearest(sources: np.ndarray, targets: np.ndarray, neighbours: int) -> np.nda
     return np.take_along_axis(index, order, axis=1)
 
 
-def multiscale(levels: list[np.ndarray], neighbours: int) -> np.ndarray:
-    """(N, L * K) sources of each node of the finest mesh: itself and its nearest nodes, K of every level, none twice.
+def multiscale(levels: list[np.ndarray], neighbours: int, coarse: int) -> np.ndarray:
+    """(N, K) sources of each node of the finest mesh: its nearest nodes, itself first, and some of every coarser level.
 
-    Long edges lead to the nodes of coarse levels only, so that far places are a few hops apart.
+    Long edges lead to the nodes of coarse levels only, so that far places are a few hops apart. None is chosen twice;
+    a level so coarse that its nodes are neighbours already adds none.
     """
-    finest, chosen = levels[-1], np.empty((len(levels[-1]), 0), np.int64)
-    for level in reversed(levels):
-        count = min(neighbours, len(level))
-        candidates = nearest(level, finest, min(count + chosen.shape[1], len(level)))
+    finest = levels[-1]
+    chosen = nearest(finest, finest, min(neighbours, len(finest)))
+    for level in reversed(levels[:-1]):
+        candidates = nearest(level, finest, min(coarse + chosen.shape[1], len(level)))
         taken = (candidates[:, :, None] == chosen[:, None, :]).any(axis=-1)
-        order = np.argsort(taken, axis=1, kind="stable")[:, :count]
-        if np.take_along_axis(taken, order, axis=1).any():
-            continue  # the level is so coarse that its nodes are neighbours already
-        chosen = np.concatenate([chosen, np.take_along_axis(candidates, order, axis=1)], axis=1)
+        order = np.argsort(taken, axis=1, kind="stable")[:, :coarse]
+        if order.shape[1] == coarse and not np.take_along_axis(taken, order, axis=1).any():
+            chosen = np.concatenate([chosen, np.take_along_axis(candidates, order, axis=1)], axis=1)
     return chosen
 
 
@@ -132,7 +132,7 @@ def build(latitudes: np.ndarray, longitudes: np.ndarray, section: ModelSection) 
     mesh = levels[-1][near][order]
     tables = {
         ENCODER: nearest(grid, mesh, min(section.encoder_neighbours, len(grid))),
-        PROCESSOR: _in_order(levels, near, rank, section.processor_neighbours),
+        PROCESSOR: _processor_table(levels, near, rank, section),
         DECODER: nearest(mesh, grid, min(section.decoder_neighbours, len(mesh))),
     }
     graph = HeteroData()
@@ -146,10 +146,10 @@ def build(latitudes: np.ndarray, longitudes: np.ndarray, section: ModelSection) 
     return graph
 
 
-def _in_order(levels: list[np.ndarray], near: np.ndarray, rank: np.ndarray, neighbours: int) -> np.ndarray:
-    """Multi-scale table among the nodes kept, in their order; levels without a full set of neighbours drop out."""
+def _processor_table(levels: list[np.ndarray], near: np.ndarray, rank: np.ndarray, section: ModelSection) -> np.ndarray:
+    """Multi-scale table among the nodes kept (`near`), in their order (`rank`)."""
     kept = [level[near[: len(level)]] for level in levels]
-    table = multiscale([level for level in kept[:-1] if len(level) >= neighbours] + kept[-1:], neighbours)
+    table = multiscale([level for level in kept if len(level)], section.processor_neighbours, section.coarse_neighbours)
     to_rank = rank[near]
     out = np.empty_like(table)
     out[to_rank] = to_rank[table]

@@ -71,19 +71,19 @@ class Decoder(nn.Module):
     def __init__(self, section: ModelSection, graph: HeteroData, outputs: int) -> None:
         super().__init__()
         width, wide = section.grid_width, section.width
-        self.norm, self.norm_points, self.norm_head = nn.LayerNorm(wide), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm, self.norm_points = nn.LayerNorm(wide), nn.LayerNorm(width)
         table, edges = graphs.table(graph, graphs.DECODER), graph[graphs.DECODER].edge_attr
-        self.attention = NeighbourAttention(width, wide, width, section.grid_heads, table, edges)
-        self.hidden = nn.Linear(width, 2 * width)
+        self.attention = NeighbourAttention(width, wide, width, section.grid_heads, table, edges, outputs=2 * width)
+        self.skip = nn.Linear(width, 2 * width, bias=False)
         self.head = nn.Linear(2 * width, outputs)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, points: Tensor, nodes: Tensor) -> Tensor:
         """(B * M, G, outputs) from points (B or B * M, G, grid_width) and nodes (B * M, N, width)."""
-        points = _per_member(points, nodes.shape[0])
-        points = points + self.attention(self.norm_points(points), self.norm(nodes))
-        return self.head(nn.functional.gelu(self.hidden(self.norm_head(points))))
+        points = self.norm_points(points)
+        hidden = self.attention(points, self.norm(nodes)).unflatten(0, (len(points), -1)) + self.skip(points)[:, None]
+        return self.head(nn.functional.gelu(hidden.flatten(0, 1)))
 
 
 class GraphTransformer(nn.Module):

@@ -13,7 +13,7 @@ from forecast.models.forecaster import Forecaster, build
 
 SMALL = ModelSection(
     mesh_refinement=1, width=16, heads=2, layers=2, grid_width=8, grid_heads=2, trainable_features=2,
-    encoder_neighbours=5, processor_neighbours=4, decoder_neighbours=3,
+    encoder_neighbours=5, processor_neighbours=4, coarse_neighbours=2, decoder_neighbours=3,
 )  # fmt: skip
 
 

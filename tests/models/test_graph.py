@@ -36,13 +36,14 @@ def test_ties_go_to_the_lower_index():
 
 def test_multiscale_neighbours():
     levels = graphs.icosphere(2)
-    table = graphs.multiscale(levels, 7)
-    assert table.shape == (162, 21)
+    table = graphs.multiscale(levels, neighbours=7, coarse=3)
+    assert table.shape == (162, 13)
     np.testing.assert_array_equal(table[:, 0], np.arange(162))
     np.testing.assert_array_equal(table[:, :7], graphs.nearest(levels[2], levels[2], 7))
-    assert table[:, 7:14].max() < 42
-    assert table[:, 14:].max() < 12
-    assert all(len(set(row)) == 21 for row in table)
+    assert table[:, 7:10].max() < 42
+    assert table[:, 10:].max() < 12
+    assert all(len(set(row)) == 13 for row in table)
+    assert graphs.multiscale(levels[:2], neighbours=42, coarse=3).shape == (42, 42)  # nothing coarser is left
 
 
 def test_edge_features_by_hand():
@@ -73,7 +74,7 @@ def test_graph_has_fixed_degrees(graph):
     assert graph["mesh"].num_nodes == 162
     for kind, degree in (
         (graphs.ENCODER, section.encoder_neighbours),
-        (graphs.PROCESSOR, 3 * section.processor_neighbours),
+        (graphs.PROCESSOR, section.processor_neighbours + 2 * section.coarse_neighbours),
         (graphs.DECODER, section.decoder_neighbours),
     ):
         sources, targets = graph[kind].edge_index
