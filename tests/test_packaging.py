@@ -38,7 +38,6 @@ def tree() -> Iterator[str]:
                 yield f"{inside}/{path.relative_to(ROOT / folder)}"
 
 
-@pytest.mark.slow
 def test_wheel_holds_every_module_and_config_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if ".dist-info/" not in name} == set(tree())
@@ -66,14 +65,12 @@ def run(program: Path, *arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_command_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     said = run(installed / "forecast", "--help", folder=tmp_path)
     for command in ("check", "ingest", "planet", "inspect", "train", "run", "verify", "report", "demo"):
         assert re.search(rf"\b{command}\b", said), f"no command {command} in:\n{said}"
 
 
-@pytest.mark.slow
 def test_installed_package_is_whole(installed: Path, tmp_path: Path) -> None:
     """Every module imports, from the wheel and not from the checkout, and every config that ships is valid."""
     program = """
@@ -90,7 +87,6 @@ for path in sorted(config.shipped().glob("*.yaml")):
     assert str(ROOT) not in said
 
 
-@pytest.mark.slow
 def test_nothing_asked_for_is_left_out() -> None:
     """This environment satisfies the ranges that pyproject.toml states."""
     from packaging.requirements import Requirement
