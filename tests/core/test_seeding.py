@@ -49,8 +49,8 @@ def test_a_key_depends_on_every_part_and_on_its_type_but_not_on_the_unit_of_time
     start = np.datetime64("2001-03-01T00", "h")
     base = seeding.key(1, "noise", start, 2, 3)
     assert base == seeding.key(1, "noise", start.astype("datetime64[ns]"), 2, 3)
-    others = [(2, "noise", start, 2, 3), (1, "nois", start, 2, 3), (1, "noise", start, 3, 2), (1, "noise", start, 2, "3")]
-    others += [(1, "noise", start + 1, 2, 3), (1, "noise", start, 23)]
+    others = [(2, "noise", start, 2, 3), (1, "nois", start, 2, 3), (1, "noise", start, 3, 2)]
+    others += [(1, "noise", start, 2, "3"), (1, "noise", start + 1, 2, 3), (1, "noise", start, 23)]
     assert len({base, *(seeding.key(*parts) for parts in others)}) == len(others) + 1
 
 
