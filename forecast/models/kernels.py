@@ -1,6 +1,8 @@
 """Loops that the CPU runs where torch has no fused operator: attention over neighbours, conditional layer norm.
 
 Compiled by numba on first use, float32 only. Rows of the batch are shared out among as many threads as torch uses.
+A loop that sums stores nothing else: otherwise the compiler would choose at run time, by where the arrays happen to
+lie, between scalar and vector code, whose sums differ in the last bit, and a run would not repeat itself.
 The operators that use them, with the same formulas in torch for other devices, are in operators.py.
 """
 
@@ -140,6 +142,7 @@ def conditional_norm(
         mean /= np.float32(width)
         for d in range(width):
             square += (row[d] - mean) * (row[d] - mean)
+        for d in range(width):
             scale[d] = np.float32(1) + bias[0, d]
             shift[d] = bias[1, d]
         inverse = np.float32(1) / np.sqrt(square / np.float32(width) + np.float32(1e-5))
@@ -178,11 +181,13 @@ def conditional_norm_backward(
                 to_w[1, d] += value * g[d]
             for d in range(width):
                 scale[d] += value * w[0, d]
+            for d in range(width):
                 total += w[0, d] * to_scale[d] + w[1, d] * g[d]
             to_condition[r, c] = total
         first, second = np.float32(0), np.float32(0)
         for d in range(width):
             scale[d] *= g[d]
+        for d in range(width):
             first += scale[d]
             second += scale[d] * normed[d]
         first /= np.float32(width)
