@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from forecast.core.config import Config, Stage
+from forecast.core.config import Config, parse
 from forecast.core.errors import ForecastError
 from forecast.core.progress import console
 from forecast.core.times import format_duration
@@ -42,16 +42,17 @@ def _text(value: Any) -> str:
 def check_unchanged(config: Config, saved: dict[str, Any], done: int) -> None:
     """Make sure that a run may go on from a checkpoint after `done` updates, which `saved`, its config, led to.
 
-    Stages may change where they have not been reached, so a run can be made longer.
+    Stages may change where they have not been reached, so a run can be made longer. Keys that are newer than the
+    checkpoint count as having had their defaults.
 
     Raises:
         ForecastError: names the keys that differ, with both values.
     """
-    old, new = _flat(saved), _flat(plain(config))
+    previous = parse(saved, where="the config of the checkpoint")
+    old, new = _flat(plain(previous)), _flat(plain(config))
     keys = [key for key in sorted(old.keys() | new.keys()) if key not in _HARMLESS and old.get(key) != new.get(key)]
     differing = [f"{key} (was {old.get(key)}, now {new.get(key)})" for key in keys]
-    before = Curriculum([Stage.model_validate(stage) for stage in saved["training"]["stages"]])
-    after = Curriculum(config.training.stages)
+    before, after = Curriculum(previous.training.stages), Curriculum(config.training.stages)
     if after.updates < done or any(before.at(i) != after.at(i) for i in range(done)):
         differing.append(f"training.stages (within the {done} updates already made)")
     if differing:

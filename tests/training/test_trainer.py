@@ -21,6 +21,7 @@ from forecast.data.dataset import Dataset
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import load_forecaster
 from forecast.training import monitor, parallelize
+from forecast.training.resume import check_unchanged
 from forecast.training.validate import Validation
 from pipelines.train import train
 from tests import tiny
@@ -202,6 +203,15 @@ def test_resume_refuses_a_changed_config_and_names_the_keys(whole: Path, archive
     stages = [{"updates": 12, "lr": 3e-3}, *tiny.raw(whole)["training"]["stages"][1:]]
     with pytest.raises(ForecastError, match=r"training.stages \(within the 24 updates"):
         train(tiny.config(whole.parent, archive, stages=stages), resume=True)
+
+
+def test_a_checkpoint_older_than_a_key_resumes_with_its_default(whole: Path, archive: Path) -> None:
+    config = tiny.config(whole.parent, archive)
+    saved = json.loads((whole / "latest" / "training.json").read_text())["config"]
+    del saved["training"]["ema"], saved["model"]["noise_channels"]
+    check_unchanged(config, saved, done=24)
+    with pytest.raises(ForecastError, match="training.ema .was 0.999, now 0.9."):
+        check_unchanged(tiny.config(whole.parent, archive, ema=0.9), saved, done=24)
 
 
 def test_resume_refuses_a_changed_store(whole: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
