@@ -72,5 +72,5 @@ def format_duration(duration: np.timedelta64) -> str:
 
 def format_time(time: np.datetime64) -> str:
     """`2001-03-01T00`, with minutes only where they are not zero."""
-    text = str(np.datetime64(time, "m"))
+    text = str(time.astype("datetime64[m]"))
     return text.removesuffix(":00")

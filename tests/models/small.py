@@ -73,4 +73,3 @@ def trained(fields: Fields, seed: int = 0, **changes: object) -> Forecaster:
             if not parameter.any():
                 parameter.normal_(std=0.1)
     return model
-
