@@ -115,6 +115,13 @@ def test_what_cannot_be_is_refused(pair: tuple[Store, Store], changes: dict[str,
         dataset(pair, **changes).windows(1)
 
 
+def test_gaps_of_the_analysis_count_as_well(pair: tuple[Store, Store]) -> None:
+    other = Store.open(pair[1].path)
+    other.missing = other.missing | (np.arange(tiny.DATES.size) == 60)
+    whole, holed = (Dataset(section(), section().train, pair[0], analysis) for analysis in (pair[1], other))
+    assert set(whole.windows(2)) - set(holed.windows(2)) == {57, 58, 59, 60}
+
+
 def test_an_analysis_of_other_dates_is_refused(pair: tuple[Store, Store]) -> None:
     other = Store.open(pair[1].path)
     other.dates = other.dates + SIX

@@ -171,10 +171,13 @@ def test_what_is_not_finite_stops_before_the_update(
             terms["loss"] = terms["loss"] + spoil
         return terms
 
+    step, steps = torch.optim.AdamW.step, []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: steps.append(1) or step(self))
     monkeypatch.setattr(Forecaster, "training_loss", spoilt)
     with pytest.raises(ForecastError, match=r"update 13: .*gradient_norm not finite \(windows from 2001-") as error:
         train(tiny.config(tmp_path, archive))
     assert ("loss" in str(error.value).split("not finite")[0]) == (where == "loss")
+    assert len(steps) == 12
     folder = tmp_path / "training"
     assert (folder / "latest").resolve().name == "update-00000010"
     assert all(torch.isfinite(t).all() for t in tensors(folder / "latest").values())
