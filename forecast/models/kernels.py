@@ -158,40 +158,21 @@ def conditional_norm(
 
 @_jit
 def conditional_norm_backward(
-    grad: np.ndarray, x: np.ndarray, condition: np.ndarray, moments: np.ndarray,
-    to_x: np.ndarray, to_condition: np.ndarray, weight: np.ndarray, bias: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Gradients of `conditional_norm`: fills to_x and to_condition, returns those of weight and bias."""
+    grad: np.ndarray, x: np.ndarray, scale: np.ndarray, moments: np.ndarray, to_x: np.ndarray, to_scale: np.ndarray
+) -> None:
+    """Gradients of `conditional_norm` by x and by the scale of each element; all (R, D), moments (R, 2)."""
     rows, width = x.shape
-    to_weight, to_bias = np.zeros_like(weight), np.zeros_like(bias)
-    normed, scale = np.empty(width, np.float32), np.empty(width, np.float32)
-    to_scale = np.empty(width, np.float32)
     for r in range(rows):
-        row, g, to_row, mean, inverse = x[r], grad[r], to_x[r], moments[r, 0], moments[r, 1]
-        for d in range(width):
-            normed[d] = (row[d] - mean) * inverse
-            to_scale[d] = g[d] * normed[d]
-            scale[d] = np.float32(1) + bias[0, d]
-            to_bias[0, d] += to_scale[d]
-            to_bias[1, d] += g[d]
-        for c in range(condition.shape[1]):
-            value, total, w, to_w = condition[r, c], np.float32(0), weight[c], to_weight[c]
-            for d in range(width):
-                to_w[0, d] += value * to_scale[d]
-                to_w[1, d] += value * g[d]
-            for d in range(width):
-                scale[d] += value * w[0, d]
-            for d in range(width):
-                total += w[0, d] * to_scale[d] + w[1, d] * g[d]
-            to_condition[r, c] = total
+        row, g, factor, mean, inverse = x[r], grad[r], scale[r], moments[r, 0], moments[r, 1]
+        to_row, to_factor = to_x[r], to_scale[r]
         first, second = np.float32(0), np.float32(0)
         for d in range(width):
-            scale[d] *= g[d]
-        for d in range(width):
-            first += scale[d]
-            second += scale[d] * normed[d]
+            through = g[d] * (np.float32(1) + factor[d])
+            first += through
+            second += through * (row[d] - mean) * inverse
         first /= np.float32(width)
         second /= np.float32(width)
         for d in range(width):
-            to_row[d] = (scale[d] - first - normed[d] * second) * inverse
-    return to_weight, to_bias
+            normed = (row[d] - mean) * inverse
+            to_factor[d] = g[d] * normed
+            to_row[d] = (g[d] * (np.float32(1) + factor[d]) - first - normed * second) * inverse

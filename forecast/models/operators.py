@@ -22,7 +22,7 @@ def attend(query: Tensor, key_value: Tensor, bias: Tensor, gate: Tensor, table: 
     Args:
         query: (B, N, H, D), scaled. key_value: (B, S, 2, H, D). bias, gate: (N, H, K). table: (N, K) sources.
     """
-    return _attend(query.float(), key_value.float(), bias.float(), gate.float(), table)[0]
+    return _attend(*_plain(query, key_value, bias, gate), table)[0]
 
 
 def conditional_norm(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -31,7 +31,12 @@ def conditional_norm(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor)
     Args:
         x: (R, D). condition: (R, C). weight: (C, 2, D). bias: (2, D).
     """
-    return _conditional_norm(x.float(), condition.float(), weight, bias)[0]
+    return _conditional_norm(*_plain(x, condition, weight, bias))[0]
+
+
+def _plain(*tensors: Tensor) -> list[Tensor]:
+    """float32 and contiguous, so that results and gradients have the strides that a compiler is told."""
+    return [tensor.float().contiguous() for tensor in tensors]
 
 
 @torch.library.custom_op("forecast::attend", mutates_args=())
@@ -66,7 +71,7 @@ def _attend_backward(
 def _conditional_norm(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Output and (R, 2) mean and inverse standard deviation."""
     normed, mean, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, 1e-5)
-    scale, shift = _scale_shift(condition, weight, bias)
+    scale, shift = (_modulation(condition, weight, bias, which) for which in (0, 1))
     return normed * (1 + scale) + shift, torch.cat([mean, inverse], dim=-1)
 
 
@@ -75,16 +80,21 @@ def _conditional_norm_backward(
     grad: Tensor, x: Tensor, condition: Tensor, moments: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     normed = (x - moments[:, :1]) * moments[:, 1:]
-    to_scale_shift = torch.cat([grad * normed, grad], dim=-1)
-    through = grad * (1 + _scale_shift(condition, weight, bias)[0])
+    through = grad * (1 + _modulation(condition, weight, bias, 0))
     to_x = through - through.mean(-1, keepdim=True) - normed * (through * normed).mean(-1, keepdim=True)
-    to_weight, to_bias = (condition.T @ to_scale_shift).view_as(weight), to_scale_shift.sum(0).view_as(bias)
-    return to_x * moments[:, 1:], to_scale_shift @ weight.flatten(1).T, to_weight, to_bias
+    return to_x * moments[:, 1:], *_to_modulation(grad, grad * normed, condition, weight)
 
 
-def _scale_shift(condition: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    scale, shift = torch.addmm(bias.flatten(), condition, weight.flatten(1)).chunk(2, dim=-1)
-    return scale, shift
+def _modulation(condition: Tensor, weight: Tensor, bias: Tensor, which: int) -> Tensor:
+    """(R, D) scales (0) or shifts (1)."""
+    return torch.addmm(bias[which], condition, weight[:, which])
+
+
+def _to_modulation(grad: Tensor, to_scale: Tensor, condition: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by condition, weight and bias from those by scale and shift (which is `grad`)."""
+    to_condition = torch.addmm(to_scale @ weight[:, 0].T, grad, weight[:, 1].T)
+    to_weight = torch.stack([condition.T @ to_scale, condition.T @ grad], dim=1)
+    return to_condition, to_weight, torch.stack([to_scale.sum(0), grad.sum(0)])
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
@@ -125,10 +135,10 @@ def _(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tenso
 def _(
     grad: Tensor, x: Tensor, condition: Tensor, moments: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    to_x, to_condition = torch.empty(x.shape), torch.empty(condition.shape)
-    rows = [*_arrays(grad, x, condition, moments), to_x.numpy(), to_condition.numpy()]
-    sums = _sums(kernels.over_rows(kernels.conditional_norm_backward, rows, _arrays(weight, bias)))
-    return to_x, to_condition, *sums
+    to_x, to_scale = torch.empty(x.shape), torch.empty(x.shape)
+    rows = [*_arrays(grad, x, _modulation(condition, weight, bias, 0), moments), to_x.numpy(), to_scale.numpy()]
+    kernels.over_rows(kernels.conditional_norm_backward, rows, [])
+    return to_x, *_to_modulation(grad, to_scale, condition, weight)
 
 
 @_attend.register_fake
