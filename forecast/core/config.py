@@ -153,7 +153,9 @@ class TrainingSection(Section):
     validation_steps: int = Field(4, ge=1, description="length of validation rollouts")
     checkpoint_every: int = Field(100, ge=1)
     device: Literal["cpu", "cuda", "auto"] = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32", description="of matrix products, then also in forecasts; auto: bfloat16 where the device has it"
+    )
     compile: bool = False
 
 

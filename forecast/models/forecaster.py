@@ -41,12 +41,14 @@ class Forecaster(nn.Module):
 
     Attributes:
         section, fields, loss: what it was built from.
+        precision: of the network's matrix products: float32, bfloat16 or auto. Kept with the weights.
         noise_shape: (N, C) mesh nodes and noise channels of one member and step.
     """
 
     def __init__(self, section: ModelSection, fields: Fields, loss: LossSection) -> None:
         super().__init__()
         self.section, self.fields, self.loss = section, fields, loss
+        self.precision = "float32"
         self.normalise = Normaliser(fields, fields.variables)
         self.normalise_static = Normaliser(fields, fields.static)
         self.prognostic = len(fields.prognostic)
@@ -134,7 +136,9 @@ class Forecaster(nn.Module):
         changes = [(late - early) / self.step_scale[:p] for early, late in zip(past[:-1], past[1:], strict=True)]
         inputs = [newest, *changes, forcings[:, None], flag.expand(-1, 1, newest.shape[2], 1)]
         x = torch.cat([part.expand(-1, members, -1, -1) for part in inputs], dim=-1)
-        increment = self.network(x, noise).float()
+        half = multiplies_in_half(self.precision, x.device)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            increment = self.network(x, noise).float()
         base = torch.cat([newest, self.mean[p:].expand(*newest.shape[:-1], -1)], dim=-1)
         return torch.maximum(base + increment * self.step_scale, self.lower)
 
@@ -161,6 +165,20 @@ class Forecaster(nn.Module):
             bad = (~torch.isfinite(batch.states)).any(dim=2).nonzero()[0].tolist()
             name, date = self.fields.variables[bad[2]], batch.dates[bad[0], bad[1]]
             raise ForecastError(f"`{name}` at {date} has missing values: variables with gaps cannot be forecast")
+
+
+def multiplies_in_half(precision: str, device: torch.device) -> bool:
+    """Whether the network's matrices are multiplied in bfloat16; states, norms, attention and scores never are.
+
+    `auto` takes bfloat16 where the device multiplies it natively (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX);
+    elsewhere it would be slower than float32.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older torch
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _increments(fields: Fields, normaliser: Normaliser) -> Tensor:

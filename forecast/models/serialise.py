@@ -53,6 +53,7 @@ def load_forecaster(folder: str | Path, averaged: bool = True) -> Forecaster:
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())
         raise ForecastError(f"{folder / SIDE_CAR} does not describe a forecaster of this version: {reason}") from None
+    model.precision = side_car.get("precision", "float32")
     model.load_state_dict(load_weights(folder / (AVERAGE if averaged and side_car["averaged"] else WEIGHTS), model))
     return model
 
@@ -80,6 +81,7 @@ def _describe(model: Forecaster, averaged: bool) -> dict[str, Any]:
         "format": FORMAT,
         "code_version": forecast.__version__,
         "averaged": averaged,
+        "precision": model.precision,
         "parameters": sum(p.numel() for p in model.parameters()),
         "model": model.section.model_dump(mode="json"),
         "loss": model.loss.model_dump(mode="json"),

@@ -33,17 +33,16 @@ def device(name: str) -> torch.device:
     return taken
 
 
-def loss(model: Forecaster, section: TrainingSection, device: torch.device) -> Loss:
+def loss(model: Forecaster, section: TrainingSection) -> Loss:
     """The terms of a batch's loss, as `section` wants them computed.
 
-    The network is compiled or runs in bfloat16 where asked for; scores and their sum stay in float32.
+    The network is compiled or multiplies in bfloat16 where asked for; scores and their sum stay in float32.
     """
+    model.precision = section.precision
     if section.compile:
         model.network.compile()
-    half = section.precision == "bfloat16"
 
     def terms(batch: Batch, members: int) -> dict[str, Tensor]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return model.training_loss(batch, members, batch.keys)
+        return model.training_loss(batch, members, batch.keys)
 
     return terms

@@ -57,7 +57,7 @@ class Trainer:
             data.windows(rollout)
         self.device = parallelize.device(self.section.device)
         self.model = model.to(self.device)
-        self.loss = parallelize.loss(self.model, self.section, self.device)
+        self.loss = parallelize.loss(self.model, self.section)
         self.optimizer = Optimizers(self.model, self.section)
         self.average = Average(self.model, self.section.ema)
         self.counters: dict[str, Any] = {"update": 0, "metrics": 0, "seconds": 0.0, "best": None, "best_update": None}

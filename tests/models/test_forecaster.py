@@ -8,7 +8,7 @@ from forecast.core.config import LossSection, ModelSection
 from forecast.core.errors import ForecastError
 from forecast.losses import almost_fair_crps, weights
 from forecast.models import noise
-from forecast.models.forecaster import build
+from forecast.models.forecaster import build, multiplies_in_half
 from tests.models.small import SMALL, batch, fields, trained
 
 
@@ -170,6 +170,22 @@ def test_unusable_statistics_are_named(statistic, value, words):
     broken = {**f.statistics, "z_500": {**f.statistics["z_500"], statistic: value}}
     with pytest.raises(ForecastError, match=f"`z_500`.*{words}"):
         build(SMALL, replace(f, statistics=broken))
+
+
+def test_bfloat16_changes_little():
+    data = batch(fields())
+    full, half, auto = (trained(fields()) for _ in range(3))
+    half.precision, auto.precision = "bfloat16", "auto"
+    with torch.no_grad():
+        a, b = (first_step(model, data, 3) for model in (full, half))
+    error = ((a - b) / full.normalise.scale).abs().max()
+    size = ((a - data.states[:, None, 1]) / full.normalise.scale).abs().max()
+    assert a.dtype == b.dtype == torch.float32
+    assert 0 < error < 0.03 * size  # 8 bits of mantissa through two layers
+    loss = auto.training_loss(data, 3, data.keys)["loss"]
+    like = half if multiplies_in_half("auto", torch.device("cpu")) else full
+    assert loss.dtype == torch.float32
+    assert loss == like.training_loss(data, 3, data.keys)["loss"]
 
 
 @pytest.mark.slow

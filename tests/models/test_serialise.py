@@ -11,12 +11,15 @@ from tests.models.small import batch, fields, trained
 @pytest.fixture
 def folder(tmp_path):
     model = trained(fields())
+    model.precision = "bfloat16"
     save_forecaster(tmp_path, model, {name: p + 1 for name, p in model.named_parameters()})
     return tmp_path
 
 
 def test_round_trip_keeps_every_bit(folder):
     model, loaded = trained(fields()), load_forecaster(folder, averaged=False)
+    assert loaded.precision == "bfloat16"
+    model.precision = loaded.precision
     data = batch(fields())
     assert torch.equal(*(m.training_loss(data, 2, data.keys)["loss"] for m in (loaded, model)))
     assert loaded.section == model.section
