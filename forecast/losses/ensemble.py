@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from forecast.core.errors import ForecastError
+from forecast.losses.registry import register
 
 _PAIRS_UP_TO = 12  # members; from there on sorting is faster than all pairs
 
@@ -48,6 +49,14 @@ def crps(members: Tensor, truth: Tensor, dim: int = 1, weights: Tensor | None = 
     return almost_fair_crps(members, truth, 0.0, dim, weights)
 
 
+@register(
+    "almost_fair_crps",
+    formula="mean_j |x_j - y| - (M - 1 + alpha) / (2 M^2 (M - 1)) sum_jk |x_j - x_k|",
+    source="Lang et al. 2026, AIFS-CRPS, eqs 1-4",
+    use="what the graph transformer is trained with",
+    status="verified",
+    takes="ensemble",
+)
 class AlmostFairCRPS(nn.Module):
     """`almost_fair_crps` with its options fixed."""
 
@@ -58,6 +67,36 @@ class AlmostFairCRPS(nn.Module):
     def forward(self, members: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
         """The score at each point, of truth's shape."""
         return almost_fair_crps(members, truth, self.alpha, self.dim, weights)
+
+
+@register(
+    "fair_crps",
+    formula="mean_j |x_j - y| - 1 / (2 M (M - 1)) sum_jk |x_j - x_k|",
+    source="Ferro 2014",
+    use="its expectation does not depend on the number of members",
+    status="verified",
+    takes="ensemble",
+)
+class FairCRPS(AlmostFairCRPS):
+    """`fair_crps` with its options fixed."""
+
+    def __init__(self, dim: int = 1) -> None:
+        super().__init__(1.0, dim)
+
+
+@register(
+    "crps",
+    formula="mean_j |x_j - y| - 1 / (2 M^2) sum_jk |x_j - x_k|",
+    source="Gneiting and Raftery 2007",
+    use="score of the members' empirical distribution; too little spread for few members",
+    status="verified",
+    takes="ensemble",
+)
+class CRPS(AlmostFairCRPS):
+    """`crps` with its options fixed."""
+
+    def __init__(self, dim: int = 1) -> None:
+        super().__init__(0.0, dim)
 
 
 def _check(members: Tensor, truth: Tensor, alpha: float, dim: int) -> None:

@@ -1,28 +1,84 @@
-"""Losses by short name, as a config asks for them."""
+"""Losses by short name, as a config asks for them, and what is known of each."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
 from forecast.core.errors import ForecastError
-from forecast.losses.ensemble import AlmostFairCRPS
 
-_LOSSES: dict[str, Callable[..., nn.Module]] = {
-    "almost_fair_crps": AlmostFairCRPS,
-    "fair_crps": partial(AlmostFairCRPS, alpha=1.0),
-    "crps": partial(AlmostFairCRPS, alpha=0.0),
-}
+Takes = Literal["ensemble", "field", "event", "classes", "latent", "teacher", "parameters", "other"]
+Status = Literal["verified", "derived", "third-party", "from memory"]
+
+Made = TypeVar("Made", bound=Callable[..., nn.Module])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A loss of the library.
+
+    Attributes:
+        name: short name. make: its module. family: the file it lives in.
+        formula: one line. source: paper or code. use: what it is good for in a weather ensemble.
+        status: verified in official code or the paper's text; derived; third-party: read in others' code only;
+            from memory: built without a source at hand, warns once.
+        takes: what it is fed: ensemble (members, truth); field (forecast, truth); event (logits, 0 or 1 labels);
+            classes (logits, class numbers); latent (features of one or two views); teacher (student, teacher);
+            parameters (weights or activations of a network); other.
+        extra: optional packages that it needs, installed as `forecast[<extra>]`; None for torch alone.
+    """
+
+    name: str
+    make: Callable[..., nn.Module]
+    family: str
+    formula: str
+    source: str
+    use: str
+    status: Status
+    takes: Takes
+    extra: str | None = None
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(
+    name: str, *, formula: str, source: str, use: str, status: Status, takes: Takes, extra: str | None = None
+) -> Callable[[Made], Made]:
+    """Decorator of a module (or of a function that makes one): puts it into the registry under `name`."""
+
+    def add(make: Made) -> Made:
+        if name in _ENTRIES:
+            raise ValueError(f"two losses named {name}")
+        family = make.__module__.removeprefix("forecast.losses.")
+        _ENTRIES[name] = Entry(name, make, family, formula, source, use, status, takes, extra)
+        return make
+
+    return add
 
 
 def names() -> tuple[str, ...]:
     """Short names of all losses."""
-    return tuple(_LOSSES)
+    return tuple(_ENTRIES)
+
+
+def entries() -> tuple[Entry, ...]:
+    """All losses, in the order in which they are registered."""
+    return tuple(_ENTRIES.values())
+
+
+def entry(name: str) -> Entry:
+    """What is known of the loss `name`.
+
+    Raises:
+        ForecastError: unknown; names the nearest known one.
+    """
+    return _ENTRIES[_known(name, names(), "loss")]
 
 
 def build(spec: Mapping[str, Any]) -> nn.Module:
@@ -32,11 +88,11 @@ def build(spec: Mapping[str, Any]) -> nn.Module:
         ForecastError: an unknown name or option; names the nearest known one.
     """
     options = dict(spec)
-    name = _known(options.pop("name", ""), names(), "loss")
-    make = _LOSSES[name]
-    fixed = make.keywords if isinstance(make, partial) else {}
-    accepted = [option for option in inspect.signature(make).parameters if option not in fixed]
-    return make(**{_known(option, accepted, f"option of {name}"): value for option, value in options.items()})
+    found = entry(options.pop("name", ""))
+    accepted = list(inspect.signature(found.make).parameters)
+    return found.make(
+        **{_known(option, accepted, f"option of {found.name}"): value for option, value in options.items()}
+    )
 
 
 def _known(name: str, known: tuple[str, ...] | list[str], what: str) -> str:

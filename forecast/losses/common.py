@@ -1,0 +1,157 @@
+"""What every loss shares: reduction with weight and mask, precision, checks, and modules made of functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from forecast.core.errors import ForecastError
+
+Reduction = Literal["mean", "sum", "none"]
+AT_CALL = ("weight", "mask", "generator", "index")
+"""keywords that belong to the data of a call and not to a loss's settings"""
+
+
+def reduce(value: Tensor, reduction: str = "mean", weight: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """A loss per element made one number, or left as it is.
+
+    Args:
+        value: (B, *) loss of each element.
+        reduction: mean: sum(w * value) / sum(w) over the elements kept; sum: sum(w * value); none: w * value, zero
+            where masked.
+        weight: broadcastable to value, not negative. mask: broadcastable to value, True where an element counts.
+
+    Returns:
+        The reduced loss. Where nothing is kept it is a zero that depends on `value`, so that every rank has a graph.
+
+    Raises:
+        ForecastError: an unknown reduction, or weight or mask that do not broadcast to value.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ForecastError(f"reduction={reduction!r}: must be mean, sum or none")
+    total = torch.ones((), dtype=value.dtype, device=value.device)
+    for name, factor in (("weight", weight), ("mask", mask)):
+        if factor is not None:
+            total = total * _broadcast(name, factor, value).to(value.dtype)
+    if mask is not None:  # a masked NaN must not survive as 0 * NaN, nor in the gradient
+        value = value.masked_fill(~_broadcast("mask", mask, value).bool(), 0.0)
+    value = value * total
+    if reduction == "none":
+        return value
+    if reduction == "sum":
+        return value.sum()
+    count = total.expand(value.shape).sum()
+    return value.sum() / torch.where(count > 0, count, torch.ones_like(count))
+
+
+def _broadcast(name: str, factor: Tensor, value: Tensor) -> Tensor:
+    try:
+        return factor.broadcast_to(value.shape)
+    except RuntimeError:
+        raise ForecastError(f"{name} of shape {tuple(factor.shape)} does not fit {tuple(value.shape)}") from None
+
+
+def wide(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: floating tensors come in as float32 at least, and autocast is off inside."""
+
+    @functools.wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(_widened(value) for value in args)
+        kwargs = {name: _widened(value) for name, value in kwargs.items()}
+        devices = {value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)}
+        with torch.autocast(devices.pop() if devices else "cpu", enabled=False):
+            return function(*args, **kwargs)
+
+    return inner
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(torch.promote_types(value.dtype, torch.float32))
+    return value
+
+
+def from_memory(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of losses that were built without a source at hand: the first call warns."""
+    warned: list[bool] = []
+
+    @functools.wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        if not warned:
+            warned.append(True)
+            warnings.warn(f"{function.__name__} was built from memory of its paper: an experiment", stacklevel=2)
+        return function(*args, **kwargs)
+
+    return inner
+
+
+def empty(*inputs: Tensor) -> Tensor:
+    """A zero that depends on the inputs: the value of a loss over an empty set."""
+    return sum((torch.where(x.isfinite(), x, torch.zeros_like(x)).sum() * 0.0 for x in inputs), torch.zeros(()))
+
+
+def require(condition: bool, argument: str, value: object, expected: str) -> None:
+    """Raise a ForecastError that names argument, value and what was expected, unless `condition` holds."""
+    if not condition:
+        raise ForecastError(f"{argument}={value}: {expected}")
+
+
+def same_shape(**tensors: Tensor) -> None:
+    """Raise a ForecastError unless all tensors, given by argument name, have the shape of the first."""
+    (first, like), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.shape != like.shape:
+            raise ForecastError(
+                f"{name} of shape {tuple(tensor.shape)} must have the shape of {first}, {tuple(like.shape)}"
+            )
+
+
+class Loss(nn.Module):
+    """A loss function with its settings fixed: `class DiceLoss(Loss, of=dice)` takes the keywords of `dice`.
+
+    Positional parameters of the function, and those in `AT_CALL`, are given at each call; all others are settings.
+    """
+
+    function: ClassVar[Callable[..., Any]]
+    settings: ClassVar[dict[str, inspect.Parameter]]
+
+    def __init_subclass__(cls, of: Callable[..., Any] | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if of is None:
+            return
+        cls.function = staticmethod(of)
+        given = inspect.signature(of).parameters
+        cls.settings = {
+            name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in given.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in AT_CALL
+        }
+        cls.__signature__ = inspect.Signature(list(cls.settings.values()))  # type: ignore[attr-defined]
+        cls.__doc__ = cls.__doc__ or f"`{of.__name__}` with its settings fixed.\n\n{inspect.getdoc(of)}"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        unknown = sorted(set(settings) - set(self.settings))
+        if unknown:
+            raise ForecastError(f"{type(self).__name__} has no setting `{unknown[0]}`; it has {_listed(self.settings)}")
+        missing = [name for name, p in self.settings.items() if p.default is p.empty and name not in settings]
+        if missing:
+            raise ForecastError(f"{type(self).__name__} needs `{missing[0]}`")
+        self.options = {name: p.default for name, p in self.settings.items()} | settings
+
+    def forward(self, *inputs: Any, **at_call: Any) -> Any:
+        """The function on these inputs."""
+        return self.function(*inputs, **self.options, **at_call)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.options.items())
+
+
+def _listed(names: Sequence[str] | dict[str, Any]) -> str:
+    return ", ".join(names) or "none"
