@@ -2,6 +2,7 @@
 
 from forecast.losses import (
     regression,
+    set_distances,
     weights,
 )
 from forecast.losses.ensemble import AlmostFairCRPS, almost_fair_crps, crps, fair_crps
@@ -15,5 +16,6 @@ __all__ = [
     "fair_crps",
     "names",
     "regression",
+    "set_distances",
     "weights",
 ]
