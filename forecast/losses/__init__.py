@@ -3,6 +3,7 @@
 from forecast.losses import (
     regression,
     set_distances,
+    sparsity,
     weights,
 )
 from forecast.losses.ensemble import AlmostFairCRPS, almost_fair_crps, crps, fair_crps
@@ -17,5 +18,6 @@ __all__ = [
     "names",
     "regression",
     "set_distances",
+    "sparsity",
     "weights",
 ]
