@@ -1,6 +1,12 @@
 """Losses that train forecasters: pure functions by family, thin modules, weights, and a registry by short name."""
 
 from forecast.losses import (
+    distributions,
+    moments,
+    probabilities,
+    quantiles,
+    quantisation,
+    rain,
     regression,
     set_distances,
     sparsity,
@@ -14,8 +20,14 @@ __all__ = [
     "almost_fair_crps",
     "build",
     "crps",
+    "distributions",
     "fair_crps",
+    "moments",
     "names",
+    "probabilities",
+    "quantiles",
+    "quantisation",
+    "rain",
     "regression",
     "set_distances",
     "sparsity",
