@@ -108,7 +108,7 @@ def group_progressive_guidance(
 @register(
     "weight_distribution",
     formula="mean over layers of skew(w)^2 + 0.015 (kurt(w) - 1.8)^2",
-    source="Xu et al. 2023, EQ-Net: Elastic quantization neural networks, arXiv:2308.07650; criterion.py",
+    source="Xu et al. 2023, EQ-Net: Elastic quantization neural networks; criterion.py",
     use="weights that survive 8-bit or 4-bit inference on small machines",
     status="verified",
     takes="parameters",
@@ -120,7 +120,7 @@ class WeightDistributionLoss(Loss, of=weight_distribution):
 @register(
     "group_progressive_guidance",
     formula="CE of the widest + sum over narrower of (CE(labels) + CE(next wider)) / 2, over the number of widths",
-    source="Xu et al. 2023, EQ-Net: Elastic quantization neural networks, arXiv:2308.07650; criterion.py",
+    source="Xu et al. 2023, EQ-Net: Elastic quantization neural networks; criterion.py",
     use="one event head trained for several bit widths at once",
     status="verified",
     takes="other",
