@@ -1,7 +1,9 @@
 """Losses that train forecasters: pure functions by family, thin modules, weights, and a registry by short name."""
 
 from forecast.losses import (
+    contrastive,
     distributions,
+    experimental,
     moments,
     probabilities,
     quantiles,
@@ -10,6 +12,7 @@ from forecast.losses import (
     regression,
     set_distances,
     sparsity,
+    uniformity,
     weights,
 )
 from forecast.losses.ensemble import AlmostFairCRPS, almost_fair_crps, crps, fair_crps
@@ -19,8 +22,10 @@ __all__ = [
     "AlmostFairCRPS",
     "almost_fair_crps",
     "build",
+    "contrastive",
     "crps",
     "distributions",
+    "experimental",
     "fair_crps",
     "moments",
     "names",
@@ -31,5 +36,6 @@ __all__ = [
     "regression",
     "set_distances",
     "sparsity",
+    "uniformity",
     "weights",
 ]
