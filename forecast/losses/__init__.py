@@ -2,6 +2,7 @@
 
 from forecast.losses import (
     contrastive,
+    distillation,
     distributions,
     experimental,
     moments,
@@ -24,6 +25,7 @@ __all__ = [
     "build",
     "contrastive",
     "crps",
+    "distillation",
     "distributions",
     "experimental",
     "fair_crps",
