@@ -6,6 +6,7 @@ from forecast.losses import (
     distributions,
     experimental,
     moments,
+    multivariate,
     probabilities,
     quantiles,
     quantisation,
@@ -14,6 +15,7 @@ from forecast.losses import (
     set_distances,
     sparsity,
     uniformity,
+    variogram,
     weights,
 )
 from forecast.losses.ensemble import AlmostFairCRPS, almost_fair_crps, crps, fair_crps
@@ -30,6 +32,7 @@ __all__ = [
     "experimental",
     "fair_crps",
     "moments",
+    "multivariate",
     "names",
     "probabilities",
     "quantiles",
@@ -39,5 +42,6 @@ __all__ = [
     "set_distances",
     "sparsity",
     "uniformity",
+    "variogram",
     "weights",
 ]
