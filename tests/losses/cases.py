@@ -150,6 +150,11 @@ class Every:
         "test_chunked": "chunks",
     }
 
+    def __init_subclass__(cls):
+        for test, need in cls.NEEDS.items():
+            if all(need in case.without for case in cls.CASES):
+                setattr(cls, test, None)
+
     def pytest_generate_tests(self, metafunc):
         if "case" in metafunc.fixturenames:
             need = self.NEEDS.get(metafunc.function.__name__)
