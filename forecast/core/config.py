@@ -74,7 +74,9 @@ class DataSection(Section):
     step: Duration = Field(np.timedelta64(6, "h"), description="time step of the forecaster, a multiple of the store's")
     input_steps: int = Field(2, ge=1, description="states given to the forecaster: t-step and t for 2")
     prognostic: tuple[str, ...] = Field(min_length=1, description="predicted and fed back")
-    diagnostic: tuple[str, ...] = Field((), description="predicted, not fed back (tp)")
+    diagnostic: tuple[str, ...] = Field(
+        (), description="predicted, not fed back (tp: the sum over the store's step that ends at the date)"
+    )
     static: tuple[str, ...] = ()
     forcings: tuple[Forcing, ...] = ("cos_latitude", "sin_latitude", "cos_longitude", "sin_longitude",
                                      "cos_julian_day", "sin_julian_day")  # fmt: skip
@@ -189,7 +191,9 @@ class ForecastSection(Section):
     lead: Duration = np.timedelta64(15 * 24, "h")
     out: str = "forecast.zarr"
     member_batch: int = Field(10, ge=1, description="members computed together; member k's bits depend on it")
-    perturbation: Literal["none", "analysis-error"] = "none"
+    perturbation: Literal["none", "analysis-error"] = Field(
+        "none", description="of the learnt members' initial states; physics members are always perturbed"
+    )
     physics: dict[Literal["perfect", "imperfect"], str] = Field(
         {}, description="planet only: settings -> forecast store"
     )
