@@ -112,10 +112,37 @@ def same_shape(**tensors: Tensor) -> None:
             )
 
 
+def check_ensemble(members: Tensor, truth: Tensor, ensemble_dim: int, allow_deterministic: bool = False) -> int:
+    """The number of members.
+
+    Raises:
+        ForecastError: truth is not shaped as the members without `ensemble_dim`; fewer than two members (than one with
+            `allow_deterministic`).
+    """
+    require(-members.ndim <= ensemble_dim < members.ndim, "ensemble_dim", ensemble_dim, f"members have {members.ndim}")
+    expected = list(members.shape)
+    count = expected.pop(ensemble_dim)
+    if list(truth.shape) != expected:
+        raise ForecastError(
+            f"truth of shape {tuple(truth.shape)} must be {tuple(expected)}: members without dimension {ensemble_dim}"
+        )
+    least = 1 if allow_deterministic else 2
+    require(count >= least, "members", count, f"at least {least} along dimension {ensemble_dim} are needed")
+    return count
+
+
+def without_masked(value: Tensor, mask: Tensor | None) -> Tensor:
+    """`value`, zero where the mask is False, so that what is missing there reaches neither loss nor gradient."""
+    if mask is None:
+        return value
+    return torch.where(_broadcast("mask", mask, value).bool(), value, torch.zeros_like(value))
+
+
 class Loss(nn.Module):
     """A loss function with its settings fixed: `class DiceLoss(Loss, of=dice)` takes the keywords of `dice`.
 
     Positional parameters of the function, and those in `AT_CALL`, are given at each call; all others are settings.
+    Settings that are tensors (kept as buffers, not in the state) or modules move with the loss from device to device.
     """
 
     function: ClassVar[Callable[..., Any]]
@@ -143,11 +170,19 @@ class Loss(nn.Module):
         missing = [name for name, p in self.settings.items() if p.default is p.empty and name not in settings]
         if missing:
             raise ForecastError(f"{type(self).__name__} needs `{missing[0]}`")
-        self.options = {name: p.default for name, p in self.settings.items()} | settings
+        given = {name: p.default for name, p in self.settings.items()} | settings
+        self.held = tuple(name for name, value in given.items() if isinstance(value, Tensor | nn.Module))
+        self.options = {name: value for name, value in given.items() if name not in self.held}
+        for name in self.held:
+            if isinstance(given[name], Tensor):
+                self.register_buffer(name, given[name], persistent=False)
+            else:
+                self.add_module(name, given[name])
 
     def forward(self, *inputs: Any, **at_call: Any) -> Any:
         """The function on these inputs."""
-        return self.function(*inputs, **self.options, **at_call)
+        held = {name: getattr(self, name) for name in self.held}
+        return self.function(*inputs, **self.options, **held, **at_call)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.options.items())

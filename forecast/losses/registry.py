@@ -45,6 +45,7 @@ class Entry:
 
 
 _ENTRIES: dict[str, Entry] = {}
+_TRANSFORMS: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register(
@@ -81,18 +82,58 @@ def entry(name: str) -> Entry:
     return _ENTRIES[_known(name, names(), "loss")]
 
 
-def build(spec: Mapping[str, Any]) -> nn.Module:
+def transform(name: str) -> Callable[[Made], Made]:
+    """Decorator of a transform of fields: losses that take a `transform` find it under `name`."""
+
+    def add(make: Made) -> Made:
+        if name in _TRANSFORMS:
+            raise ValueError(f"two transforms named {name}")
+        _TRANSFORMS[name] = make
+        return make
+
+    return add
+
+
+def build(spec: Mapping[str, Any], **context: Any) -> nn.Module:
     """The loss that `spec` names, e.g. {"name": "almost_fair_crps", "alpha": 0.95}.
 
+    Options that are specs themselves are built too, alone, in lists or by name: {"name": "combined", "terms": {"local":
+    {"name": "crps"}, "waves": {"name": "spectral_crps", "transform": {"name": "harmonics", "truncation": 21}}}}.
+
+    Args:
+        context: what no config can hold, such as the `grid`; given to every loss or transform with such a parameter.
+
     Raises:
-        ForecastError: an unknown name or option; names the nearest known one.
+        ForecastError: an unknown name or option, or a missing one; names the nearest known one.
     """
-    options = dict(spec)
-    found = entry(options.pop("name", ""))
-    accepted = list(inspect.signature(found.make).parameters)
-    return found.make(
-        **{_known(option, accepted, f"option of {found.name}"): value for option, value in options.items()}
-    )
+    name = spec.get("name", "")
+    return _made(entry(name).make, name, spec, context)
+
+
+def _made(make: Callable[..., nn.Module], name: str, spec: Mapping[str, Any], context: Mapping[str, Any]) -> nn.Module:
+    parameters = inspect.signature(make).parameters
+    given = {
+        _known(option, list(parameters), f"option of {name}"): _nested(option, value, context)
+        for option, value in spec.items()
+        if option != "name"
+    }
+    given = {option: value for option, value in context.items() if option in parameters} | given
+    for option, parameter in parameters.items():
+        if option not in given and parameter.default is parameter.empty:
+            raise ForecastError(f"loss `{name}` needs `{option}`")
+    return make(**given)
+
+
+def _nested(option: str, value: Any, context: Mapping[str, Any]) -> Any:
+    """`value` with all specs inside it built."""
+    if isinstance(value, Mapping):
+        if "name" not in value:
+            return {key: _nested(option, part, context) for key, part in value.items()}
+        if option != "transform":
+            return build(value, **context)
+        name = _known(value["name"], tuple(_TRANSFORMS), "transform")
+        return _made(_TRANSFORMS[name], name, value, context)
+    return [_nested(option, part, context) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _known(name: str, known: tuple[str, ...] | list[str], what: str) -> str:
