@@ -247,7 +247,7 @@ class FrechetDistanceLoss(Loss, of=frechet_distance):
 @register(
     "pulaski",
     formula="distance(members, annotations) + beta KL",
-    source="Chatterjee et al. 2023, PULASki, arXiv:2312.15686; pipeline.py",
+    source="Chatterjee et al. 2023, PULASki; pipeline.py",
     use="latent-variable ensemble matched to an ensemble of analyses",
     status="verified",
     takes="ensemble",

@@ -1,1 +1,9 @@
 """Losses built from memory of their papers: each warns once, and none is meant for a run that matters."""
+
+from forecast.losses.experimental import (
+    contrastive,
+)
+
+__all__ = [
+    "contrastive",
+]
