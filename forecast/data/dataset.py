@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from forecast.core import seeding
-from forecast.core.config import DataSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import DataSection
 from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time
 from forecast.data.forcings import Forcings, static_fields

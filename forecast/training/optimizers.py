@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from forecast.core.config import TrainingSection
+from forecast.core.sections import TrainingSection
 from forecast.training.muon import Muon
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")

@@ -10,8 +10,8 @@ import pytest
 
 from forecast.core import config as configs
 from forecast.core import seeding
-from forecast.core.config import DataSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import DataSection
 from forecast.core.store import Store
 from forecast.data.dataset import Dataset
 from tests import tiny

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from forecast.core.config import Stage, TrainingSection
+from forecast.core.sections import Stage, TrainingSection
 from forecast.training.checkpoint import read_state, write_state
 from forecast.training.muon import Muon
 from forecast.training.optimizers import Optimizers
