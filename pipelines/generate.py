@@ -17,7 +17,7 @@ from pipelines import systems
 def generate(config: Config, part: Part = (0, 1)) -> list[Path]:
     """Make the ensembles of `config`: the learnt one and, where asked for, those of the planet's physics.
 
-    All start from the same analyses with the same perturbations. A killed run goes on where it was.
+    All start from the same analyses. A killed run goes on where it was.
 
     Args:
         config: the run; its store must have been ingested and its forecaster trained.

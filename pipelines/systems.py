@@ -10,6 +10,7 @@ from forecast.core import config as configs
 from forecast.core.config import Config
 from forecast.core.errors import ForecastError
 from forecast.core.store import Store
+from forecast.core.times import format_duration
 from forecast.inference.system import LearntSystem, fingerprint
 from forecast.planet.ensemble import Perturbations, PhysicsSystem
 
@@ -33,13 +34,15 @@ def learnt(config: Config, checkpoint: Path, analysis: Store) -> tuple[LearntSys
 
 
 def physics(config: Config, kind: str, analysis: Store) -> tuple[PhysicsSystem, Settings]:
-    """The planet's own model with `perfect` or `imperfect` physics, from the same states as the forecaster."""
+    """The planet's own model with `perfect` or `imperfect` physics, from the forecaster's analyses.
+
+    Its members differ by their initial states alone, so they are always perturbed.
+    """
     section = config.forecast
     truncation = _truncation(config, f"forecast.physics.{kind}")
-    perturbed = section.perturbation != "none"
-    system = PhysicsSystem(analysis, kind, truncation, config.seed, perturbed, section.member_batch)
-    about = {"analysis": fingerprint(analysis), "seed": config.seed, "perturbation": section.perturbation}
-    return system, about | {"micro_batch": section.member_batch}
+    system = PhysicsSystem(analysis, kind, truncation, config.seed, member_batch=section.member_batch)
+    about = {"analysis": fingerprint(analysis), "seed": config.seed, "perturbation": "analysis-error"}
+    return system, about | {"micro_batch": section.member_batch, "accumulation": format_duration(system.step)}
 
 
 def trained_with(checkpoint: Path, settings: tuple[str, ...] = ()) -> Config:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from forecast.core import seeding
-from forecast.core.config import Config, DataSection
+from forecast.core.config import Config
+from forecast.core.sections import DataSection
 from forecast.core.store import Store
 from forecast.data.dataset import Dataset
 from forecast.models.fields import Fields

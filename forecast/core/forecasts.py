@@ -239,7 +239,7 @@ def _write_metadata(path: Path, layout: Layout) -> None:
             compressors=[shards.CODEC],
             fill_value=np.nan,
             dimension_names=layout.dims,
-            attributes=_about(name) | {"coordinates": _auxiliary(layout)},
+            attributes=_about(name, layout.settings) | {"coordinates": _auxiliary(layout)},
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
@@ -276,9 +276,11 @@ def _auxiliary(layout: Layout) -> str:
     return "valid_time" if layout.grid.is_regular else "valid_time latitude longitude"
 
 
-def _about(name: str) -> dict[str, Any]:
+def _about(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     known = variables.metadata(name)
     about: dict[str, Any] = {key: known[key] for key in ("long_name", "standard_name", "units") if key in known}
+    if known.get("process") == "accumulation" and "accumulation" in settings:
+        about["accumulation_period"] = settings["accumulation"]
     level = variables.level_of(name)
     return about if level is None else about | {"level": level, "level_units": "hPa"}
 

@@ -9,11 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from forecast.core import seeding
-from forecast.core.config import DataSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import DataSection
 from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time
-from forecast.core.variables import find
 from forecast.data.forcings import Forcings, static_fields
 
 
@@ -47,8 +46,8 @@ class Dataset:
         analysis_share: share of samples that start from the analysis, drawn by each sample's key.
 
     Raises:
-        ForecastError: a variable that the store lacks, a step that is no multiple of its frequency or that an
-            accumulation does not span, or an analysis store that does not go with the truth.
+        ForecastError: a variable that the store lacks, a step that is no multiple of its frequency, or an analysis
+            store that does not go with the truth.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class Dataset:
         self.variables = (*data.prognostic, *data.diagnostic)
         self._stride = truth.stride(data.step)
         truth.position(self.variables)
-        _check_sums(truth, data.step, self.variables)
         self._missing = truth.missing
         if analysis is not None:
             _check_pair(truth, analysis, self.variables)
@@ -114,13 +112,3 @@ def _check_pair(truth: Store, analysis: Store, variables: Sequence[str]) -> None
     analysis.position(variables)
     if not np.array_equal(truth.dates, analysis.dates) or truth.grid.size != analysis.grid.size:
         raise ForecastError(f"{analysis.path}: dates or grid differ from {truth.path}; ingest both from one source")
-
-
-def _check_sums(truth: Store, step: np.timedelta64, variables: Sequence[str]) -> None:
-    sums = [name for name in variables if (row := find(name)) is not None and row.accumulated]
-    if sums and step != truth.frequency:
-        frequency = format_duration(truth.frequency)
-        raise ForecastError(
-            f"{truth.path}: `{sums[0]}` is accumulated over {frequency}, so data.step={format_duration(step)} "
-            f"would lose part of it: leave it out, or set data.step={frequency}"
-        )

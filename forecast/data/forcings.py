@@ -7,8 +7,8 @@ from typing import get_args
 
 import numpy as np
 
-from forecast.core.config import Forcing
 from forecast.core.errors import ForecastError
+from forecast.core.sections import Forcing
 from forecast.core.store import Store
 
 _DAYS_PER_YEAR = 365.25

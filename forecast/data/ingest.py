@@ -14,9 +14,10 @@ import numpy as np
 
 from forecast import __version__, planet
 from forecast.core import variables
-from forecast.core.config import Config, FileSource, PlanetSource
+from forecast.core.config import Config
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar, console
+from forecast.core.sections import FileSource, PlanetSource
 from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time
 from forecast.data.inspect import describe_missing

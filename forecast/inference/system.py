@@ -17,7 +17,7 @@ from torch import Tensor
 from forecast.core.errors import ForecastError
 from forecast.core.grids import Grid
 from forecast.core.store import Store
-from forecast.core.times import format_time
+from forecast.core.times import format_duration, format_time
 from forecast.data.forcings import Forcings, static_fields
 from forecast.inference.rollout import noise_keys, rollout
 from forecast.models.fields import Fields
@@ -86,6 +86,7 @@ class LearntSystem:
             "seed": self.seed,
             "micro_batch": self.micro_batch,
             "device": self.device.type,
+            "accumulation": format_duration(self.analysis.frequency),
         }
 
     @property

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from forecast.core.config import LossSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import LossSection
 from forecast.core.variables import split
 
 

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from forecast.core.config import Normalisation
 from forecast.core.errors import ForecastError
+from forecast.core.sections import Normalisation
 
 Statistics = Mapping[str, Mapping[str, float]]
 

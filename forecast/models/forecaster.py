@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from forecast import losses
 from forecast.core import seeding
-from forecast.core.config import LossSection, ModelSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import LossSection, ModelSection
 from forecast.core.variables import minimum
 from forecast.data.batch import Batch
 from forecast.models import graph as graphs
@@ -111,7 +111,8 @@ class Forecaster(nn.Module):
         for s in range(steps):
             noise = self._noise(noise_keys, members, s)
             state = self._recomputed(past, forcings[:, inputs - 1 + s], from_analysis, noise)
-            pointwise.append(self.score(state, states[:, inputs + s]))
+            target = states[:, inputs + s]
+            pointwise.append((state[:, 0] - target).abs() if members == 1 else self.score(state, target))
             past = [*past[1:], state[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
         return self._terms(torch.stack(pointwise).mean(dim=(0, 1)))

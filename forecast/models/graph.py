@@ -14,9 +14,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from forecast.core.config import ModelSection
 from forecast.core.errors import ForecastError
 from forecast.core.grids import unit_vectors
+from forecast.core.sections import ModelSection
 
 ENCODER = ("grid", "encode", "mesh")
 PROCESSOR = ("mesh", "process", "mesh")

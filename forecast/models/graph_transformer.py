@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from forecast.core.config import ModelSection
+from forecast.core.sections import ModelSection
 from forecast.models import graph as graphs
 from forecast.models.attention import DenseAttention, NeighbourAttention
 from forecast.models.noise import ConditionalLayerNorm, NoiseEmbedding

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import forecast
-from forecast.core.config import LossSection, ModelSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import LossSection, ModelSection
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build
 

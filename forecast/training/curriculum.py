@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forecast.core.config import Stage
+from forecast.core.sections import Stage
 
 
 @dataclass(frozen=True)

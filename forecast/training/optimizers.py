@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from forecast.core.config import TrainingSection
-from forecast.core.errors import ForecastError
+from forecast.core.sections import TrainingSection
+from forecast.training.muon import Muon
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 
@@ -15,12 +15,8 @@ class Optimizers:
     """The optimisers of a model as one: a step, a learning rate, a state.
 
     AdamW (Loshchilov and Hutter 2019) updates all parameters; vectors (biases, norms) are not decayed. With
-    `optimizer: muon` the matrices inside the network are updated by Muon (Jordan et al. 2024), scaled so that a
-    learning rate means what it means for AdamW (Liu et al. 2025, arXiv 2502.16982); embeddings and heads stay
-    with AdamW.
-
-    Raises:
-        ForecastError: Muon is asked for and this torch is older than 2.9.
+    `optimizer: muon` the matrices inside the network are updated by Muon (muon.py), scaled so that a learning rate
+    means what it means for AdamW; embeddings and heads stay with AdamW.
     """
 
     def __init__(self, model: nn.Module, section: TrainingSection) -> None:
@@ -35,7 +31,7 @@ class Optimizers:
             torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=section.betas, fused=True)
         ]
         if hidden:
-            self.each.append(_muon([trained[name] for name in sorted(hidden)], section.weight_decay))
+            self.each.append(Muon([trained[name] for name in sorted(hidden)], weight_decay=section.weight_decay))
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -73,10 +69,3 @@ class Optimizers:
 def _is_hidden(name: str, parameter: Tensor) -> bool:
     """Matrices between layers of the network, which are what Muon is made for."""
     return parameter.ndim == 2 and not any(part in name for part in ("embed", "points", "nodes", "head"))
-
-
-def _muon(parameters: list[nn.Parameter], weight_decay: float) -> torch.optim.Optimizer:
-    muon = getattr(torch.optim, "Muon", None)
-    if muon is None:
-        raise ForecastError(f"training.optimizer is muon, which needs torch >= 2.9; this is {torch.__version__}")
-    return muon(parameters, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from forecast.core.config import TrainingSection
 from forecast.core.errors import ForecastError
 from forecast.core.progress import console
+from forecast.core.sections import TrainingSection
 from forecast.data.batch import Batch
 from forecast.models.forecaster import Forecaster
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from forecast.core import seeding
-from forecast.core.config import TrainingSection
+from forecast.core.sections import TrainingSection
 from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset
 from forecast.data.loader import collate

@@ -10,8 +10,8 @@ import pytest
 
 from forecast.core import config as configs
 from forecast.core import seeding
-from forecast.core.config import DataSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import DataSection
 from forecast.core.store import Store
 from forecast.data.dataset import Dataset
 from tests import tiny
@@ -106,7 +106,6 @@ def test_without_an_analysis_store_truth_serves(pair: tuple[Store, Store]) -> No
     [
         ({"prognostic": ["z_500", "q_850"]}, "no variable `q_850`"),
         ({"step": "4h"}, "no multiple of the frequency"),
-        ({"step": "12h"}, "`tp` is accumulated over 6h"),
         ({"train": ["1990-01-01", "1990-12-31"]}, "no 3 states 6h apart without a gap in 1990-01-01T00"),
     ],
 )

@@ -9,8 +9,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from forecast.core.config import Forcing
 from forecast.core.errors import ForecastError
+from forecast.core.sections import Forcing
 from forecast.data.forcings import Forcings, static_fields
 from tests import tiny
 

@@ -16,8 +16,9 @@ import yaml
 
 from forecast import planet
 from forecast.core import config as configs
-from forecast.core.config import Config, PlanetSource
+from forecast.core.config import Config
 from forecast.core.errors import ForecastError
+from forecast.core.sections import PlanetSource
 from forecast.core.store import Store
 from forecast.data import ingest as module
 from forecast.data.ingest import ingest, timeline

@@ -3,8 +3,8 @@ import pytest
 
 from forecast import losses
 from forecast.core import grids
-from forecast.core.config import LossSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import LossSection
 from forecast.losses import AlmostFairCRPS, weights
 
 NAMES = ("z_500", "t_850", "2t")

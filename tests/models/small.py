@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from forecast.core import grids
-from forecast.core.config import ModelSection
+from forecast.core.sections import ModelSection
 from forecast.data.batch import Batch
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from forecast.core.config import LossSection, ModelSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import LossSection, ModelSection
 from forecast.losses import almost_fair_crps, weights
 from forecast.models import noise
 from forecast.models.forecaster import build, multiplies_in_half

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from forecast.core import grids
-from forecast.core.config import ModelSection
 from forecast.core.errors import ForecastError
+from forecast.core.sections import ModelSection
 from forecast.models import graph as graphs
 
 

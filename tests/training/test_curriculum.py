@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from forecast.core.config import Stage
+from forecast.core.sections import Stage
 from forecast.training.curriculum import Curriculum
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from forecast.core.config import Stage, TrainingSection
-from forecast.core.errors import ForecastError
+from forecast.core.sections import Stage, TrainingSection
 from forecast.training.checkpoint import read_state, write_state
+from forecast.training.muon import Muon
 from forecast.training.optimizers import Optimizers
 
 STAGES = (Stage(updates=1, lr=1.0),)
@@ -86,7 +86,20 @@ def test_parameters_that_were_never_updated_have_no_state() -> None:
     assert Optimizers(net, section("muon")).moments(net) == {}
 
 
-def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(ForecastError, match="needs torch >= 2.9"):
-        Optimizers(model(), section("muon"))
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
+def test_muon_is_torchs() -> None:
+    """Matrices of one shape are multiplied as a batch; the updates stay the same but for bfloat16's rounding."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(8, 4), (4, 8), (8, 4), (6, 6), (3, 5)]
+    ours, theirs = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    theirs_optimizer = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    optimizer = Muon(ours, lr=0.02, weight_decay=0.1)
+    for _ in range(4):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        theirs_optimizer.step()
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p, q, atol=1e-4, rtol=0)  # an update is 0.02 * 0.2 * sqrt(8); bfloat16 of it
+    assert not torch.equal(ours[0], torch.ones(8, 4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forecast.core import config
+from forecast.core import sections
 from forecast.data.sources.catalogue import Contents, Source
 from forecast.data.sources.grib import GribSource
 from forecast.data.sources.netcdf import NetcdfSource
@@ -10,7 +10,7 @@ from forecast.data.sources.netcdf import NetcdfSource
 __all__ = ["Contents", "Source", "open_source"]
 
 
-def open_source(section: config.FileSource) -> Source:
+def open_source(section: sections.FileSource) -> Source:
     """Index the files of a source, without reading their values.
 
     Raises:

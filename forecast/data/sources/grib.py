@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from forecast.core import config, variables
+from forecast.core import sections, variables
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.data.sources.catalogue import Catalogue, expand
@@ -22,7 +22,7 @@ from forecast.data.units import conversion
 class GribSource:
     """The fields of GRIB files, by date, variable and member; see `catalogue.Source`."""
 
-    def __init__(self, section: config.FileSource) -> None:
+    def __init__(self, section: sections.FileSource) -> None:
         """Index all messages of the files of `section`.
 
         Raises:

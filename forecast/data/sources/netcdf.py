@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy.io import netcdf_file
 
-from forecast.core import config, variables
+from forecast.core import sections, variables
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.data.sources.catalogue import Catalogue, expand
@@ -44,7 +44,7 @@ class _Field:
 class NetcdfSource:
     """The fields of NetCDF files, by date, variable and member; see `catalogue.Source`."""
 
-    def __init__(self, section: config.FileSource) -> None:
+    def __init__(self, section: sections.FileSource) -> None:
         """Open all files of `section` and index their variables.
 
         Raises:

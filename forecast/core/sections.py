@@ -1,0 +1,241 @@
+"""What a run's configuration may say: frozen sections, unknown keys refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from forecast.core.times import parse_duration, parse_time
+
+Time = Annotated[np.datetime64, BeforeValidator(parse_time)]
+Duration = Annotated[np.timedelta64, BeforeValidator(parse_duration)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, defaults validated as well."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
+
+
+class PlanetSource(Section):
+    """The sample planet as an archive (forecast/planet)."""
+
+    kind: Literal["planet"]
+    years: int = Field(8, ge=1, description="simulated years, one trajectory each, run side by side")
+    first_year: int = 2001
+    truncation: Literal[21, 31] = 21
+    seed: int = 1
+
+
+class FileSource(Section):
+    """GRIB or NetCDF files."""
+
+    kind: Literal["grib", "netcdf"]
+    paths: tuple[str, ...] = Field(min_length=1, description="files or glob patterns, relative to the working folder")
+    variables: tuple[str, ...] | None = Field(None, description="names to keep (z_500, 2t); all if absent")
+    rename: dict[str, str] = Field({}, description="name in the file -> ERA5 name, where the file's is not known")
+    units: dict[str, str] = Field({}, description="ERA5 name -> unit, where the file states none")
+    frequency: Duration | None = Field(None, description="time step of the store; the files' own if absent")
+
+
+Source = Annotated[PlanetSource | FileSource, Field(discriminator="kind")]
+
+
+class StoreSection(Section):
+    """What ingest writes."""
+
+    path: str = "truth.zarr"
+    analysis: str | None = Field(None, description="second store with the analyses (sample planet only)")
+    dates_per_shard: int = Field(64, ge=1)
+    workers: int = Field(2, ge=1, description="Dask threads")
+    allow_nan: bool = Field(False, description="accept missing values within fields, e.g. sst over land")
+
+
+Normalisation = Literal["mean-std", "std", "max", "none"]
+Forcing = Literal[
+    "cos_latitude", "sin_latitude", "cos_longitude", "sin_longitude",
+    "cos_julian_day", "sin_julian_day", "cos_local_time", "sin_local_time", "insolation",
+]  # fmt: skip
+
+
+class DataSection(Section):
+    """Which states the forecaster sees, and when."""
+
+    train: tuple[Time, Time]
+    validation: tuple[Time, Time]
+    step: Duration = Field(np.timedelta64(6, "h"), description="time step of the forecaster, a multiple of the store's")
+    input_steps: int = Field(2, ge=1, description="states given to the forecaster: t-step and t for 2")
+    prognostic: tuple[str, ...] = Field(min_length=1, description="predicted and fed back")
+    diagnostic: tuple[str, ...] = Field(
+        (), description="predicted, not fed back (tp: the sum over the store's step that ends at the date)"
+    )
+    static: tuple[str, ...] = ()
+    forcings: tuple[Forcing, ...] = ("cos_latitude", "sin_latitude", "cos_longitude", "sin_longitude",
+                                     "cos_julian_day", "sin_julian_day")  # fmt: skip
+    normalisation: dict[str, Normalisation] = Field({}, description="variable -> method; mean-std for the rest")
+    prefetch: int = Field(2, ge=0, description="batches read ahead by a thread")
+
+
+class ModelSection(Section):
+    """Graph transformer of the AIFS-CRPS kind: grid -> icosahedral mesh -> grid."""
+
+    kind: Literal["graph_transformer"] = "graph_transformer"
+    mesh_refinement: int = Field(3, ge=0, le=7, description="icosahedral refinements: 3 = 642 nodes")
+    mesh_region: bool = Field(False, description="keep only mesh nodes near the grid (regional grids)")
+    width: int = Field(128, ge=8)
+    heads: int = Field(4, ge=1)
+    layers: int = Field(4, ge=1)
+    mlp_ratio: float = Field(2.0, gt=0)
+    processor: Literal["graph", "dense"] = Field("graph", description="attention to mesh neighbours, or to all nodes")
+    grid_width: int = Field(64, ge=8, description="features per grid point, where most of the nodes are")
+    grid_heads: int = Field(4, ge=1)
+    encoder_neighbours: int = Field(12, ge=1)
+    processor_neighbours: int = Field(7, ge=1, description="nearest mesh nodes, itself included")
+    coarse_neighbours: int = Field(3, ge=0, description="nearest nodes of each coarser level of the mesh")
+    decoder_neighbours: int = Field(4, ge=1)
+    noise_channels: int = Field(4, ge=1)
+    noise_hidden: int = Field(32, ge=1)
+    trainable_features: int = Field(8, ge=0, description="learnt numbers per node")
+    activation_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelSection:
+        for heads, width in (("heads", "width"), ("grid_heads", "grid_width")):
+            if getattr(self, width) % getattr(self, heads):
+                given = f"model.{heads}={getattr(self, heads)} must divide model.{width}={getattr(self, width)}"
+                raise ValueError(given)
+        return self
+
+
+class Event(Section):
+    """What an event head of the forecaster predicts: whether a variable exceeds a value, or between which it lies."""
+
+    variable: str
+    above: float | None = Field(None, description="the variable's units; the event is a value above it")
+    edges: tuple[float, ...] = Field((), description="rising, the variable's units; n edges make n + 1 classes")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Event:
+        if (self.above is None) == (not self.edges):
+            raise ValueError("an event needs either `above` (a value) or `edges` (of bins)")
+        if any(b <= a for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)):
+            raise ValueError(f"edges {list(self.edges)} must rise")
+        return self
+
+
+class Term(Section):
+    """A loss beside the score of the members (docs/losses.md lists all)."""
+
+    loss: str = Field(description="short name")
+    of: Literal["members", "event", "latent", "weights"] = Field(description="what of the forecaster it is fed")
+    weight: float = 1.0
+    options: dict[str, Any] = Field({}, description="of the loss")
+    event: Event | None = Field(None, description="for `of: event`; terms with equal events share a head")
+    teacher: str | None = Field(None, description="checkpoint of a forecaster that serves as the teacher")
+
+    @model_validator(mode="after")
+    def _event_for_event(self) -> Term:
+        if (self.of == "event") != (self.event is not None):
+            raise ValueError("`event` goes with `of: event`")
+        return self
+
+
+class LossSection(Section):
+    """The score that is trained, its weights, and further terms."""
+
+    name: str = "almost_fair_crps"
+    alpha: float = Field(0.95, ge=0, le=1)
+    options: dict[str, Any] = Field({}, description="of the score, beside alpha")
+    terms: dict[str, Term] = Field({}, description="name -> a further loss, added with its weight")
+    variable_weights: dict[str, float] = Field({}, description="variable or short name -> weight; 1 for the rest")
+    level_slope: float = Field(0.001, ge=0, description="weight of a level: max(floor, slope * hPa)")
+    level_floor: float = Field(0.2, ge=0)
+    tendency_weighting: bool = Field(True, description="score in units of the 6 h tendency's standard deviation")
+
+
+class Stage(Section):
+    """One leg of the curriculum."""
+
+    updates: int = Field(ge=1)
+    rollout: int | tuple[int, int] = Field(1, description="steps per window, or (first, last), growing evenly")
+    lr: float = Field(gt=0)
+    members: int | None = Field(None, ge=1, description="in place of training.members; 1: absolute error")
+    warmup: int = Field(0, ge=0, description="updates of linear warm-up")
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+
+class TrainingSection(Section):
+    """How the forecaster is trained."""
+
+    members: int = Field(4, ge=2)
+    batch_size: int = Field(4, ge=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for matrices inside the network")
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
+    start_from: str | None = Field(None, description="checkpoint of another run; weights that fit are taken over")
+    analysis_share: float = Field(0.5, ge=0, le=1, description="share of windows that start from the analysis store")
+    validate_every: int = Field(200, ge=1)
+    validation_starts: int = Field(4, ge=1)
+    validation_steps: int = Field(4, ge=1, description="length of validation rollouts")
+    checkpoint_every: int = Field(100, ge=1)
+    device: Literal["cpu", "cuda", "auto"] = "auto"
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32", description="of matrix products, then also in forecasts; auto: bfloat16 where the device has it"
+    )
+    compile: bool = False
+
+
+class Starts(Section):
+    """Initial times: a list, or a range with both ends."""
+
+    first: Time | None = None
+    last: Time | None = None
+    every: Duration = np.timedelta64(24, "h")
+    at: tuple[Time, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Starts:
+        if bool(self.at) == bool(self.first is not None and self.last is not None):
+            raise ValueError("starts: give either `at` (a list) or `first` and `last` (a range)")
+        return self
+
+    def times(self) -> np.ndarray:
+        """The starts as datetime64[s], in order, without repeats."""
+        if self.at:
+            return np.unique(np.array(self.at, dtype="datetime64[s]"))
+        assert self.first is not None and self.last is not None
+        return np.arange(self.first, self.last + np.timedelta64(1, "s"), self.every.astype("timedelta64[s]"))
+
+
+class ForecastSection(Section):
+    """The ensembles to make."""
+
+    starts: Starts
+    members: int = Field(20, ge=1)
+    lead: Duration = np.timedelta64(15 * 24, "h")
+    out: str = "forecast.zarr"
+    member_batch: int = Field(10, ge=1, description="members computed together; member k's bits depend on it")
+    perturbation: Literal["none", "analysis-error"] = Field(
+        "none", description="of the learnt members' initial states; physics members are always perturbed"
+    )
+    physics: dict[Literal["perfect", "imperfect"], str] = Field(
+        {}, description="planet only: settings -> forecast store"
+    )
+
+
+class VerificationSection(Section):
+    """What is scored, and against what."""
+
+    regions: tuple[str, ...] | None = Field(None, description="globe, n.hem, s.hem, tropics, or domain if absent")
+    variables: tuple[str, ...] | None = None
+    leads: tuple[Duration, ...] | None = Field(None, description="lead times to score; all if absent")
+    climatology: tuple[Time, Time] | None = Field(None, description="its period; the training period if absent")
+    climatology_window: Duration = Field(np.timedelta64(5 * 24, "h"), description="days around the calendar day")
+    ridge: bool = Field(False, description="also show ridge regression (small regional grids)")
+    out: str = "scores"
+    report: str = "report.html"
