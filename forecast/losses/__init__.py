@@ -1,10 +1,12 @@
 """Losses that train forecasters: pure functions by family, thin modules, weights, and a registry by short name."""
 
 from forecast.losses import (
+    adversarial,
     contrastive,
     distillation,
     distributions,
     experimental,
+    generative,
     group_ordering,
     moments,
     multivariate,
@@ -26,6 +28,7 @@ from forecast.losses.registry import build, names
 
 __all__ = [
     "AlmostFairCRPS",
+    "adversarial",
     "almost_fair_crps",
     "build",
     "contrastive",
@@ -34,6 +37,7 @@ __all__ = [
     "distributions",
     "experimental",
     "fair_crps",
+    "generative",
     "group_ordering",
     "moments",
     "multivariate",
