@@ -1,14 +1,17 @@
 """Losses that train forecasters: pure functions by family, thin modules, weights, and a registry by short name."""
 
 from forecast.losses import (
+    adaptation,
     adversarial,
     contrastive,
     distillation,
     distributions,
     experimental,
     fields,
+    flatness,
     generative,
     group_ordering,
+    harmonics,
     metric_learning,
     moments,
     multivariate,
@@ -21,16 +24,21 @@ from forecast.losses import (
     selfsupervised,
     set_distances,
     sparsity,
+    spectral,
     teaching,
+    transforms,
     uniformity,
+    variational,
     variogram,
     weights,
+    wrappers,
 )
 from forecast.losses.ensemble import AlmostFairCRPS, almost_fair_crps, crps, fair_crps
 from forecast.losses.registry import build, names
 
 __all__ = [
     "AlmostFairCRPS",
+    "adaptation",
     "adversarial",
     "almost_fair_crps",
     "build",
@@ -41,8 +49,10 @@ __all__ = [
     "experimental",
     "fair_crps",
     "fields",
+    "flatness",
     "generative",
     "group_ordering",
+    "harmonics",
     "metric_learning",
     "moments",
     "multivariate",
@@ -56,8 +66,12 @@ __all__ = [
     "selfsupervised",
     "set_distances",
     "sparsity",
+    "spectral",
     "teaching",
+    "transforms",
     "uniformity",
+    "variational",
     "variogram",
     "weights",
+    "wrappers",
 ]
