@@ -2,8 +2,10 @@
 
 from forecast.losses.experimental import (
     contrastive,
+    metric_learning,
 )
 
 __all__ = [
     "contrastive",
+    "metric_learning",
 ]
