@@ -112,7 +112,7 @@ class _Bags:
     source="Learning from Aggregate responses: Instance Level versus Bag Level Loss Functions",
     use="fine rain supervised by six-hour sums, catchment means or a coarse analysis",
     status="derived",
-    takes="field",
+    takes="other",
 )
 class AggregateLoss(Loss, of=aggregate):
     """`aggregate` with its settings fixed."""

@@ -58,8 +58,9 @@ def _rising(name: str, values: Sequence[float], count: int, like: Tensor) -> Ten
 def earth_mover(
     logits: Tensor,
     labels: Tensor,
-    embeddings: Tensor,
+    embeddings: Tensor | None = None,
     *,
+    vectors: Sequence[Sequence[float]] | Tensor | None = None,
     dynamic: bool = True,
     class_dim: int = 1,
     ignore_index: int = -100,
@@ -74,21 +75,30 @@ def earth_mover(
 
     Args:
         logits: (B, K, *). labels: (B, *) integers. embeddings: (K, D) one row a class; takes no gradient.
+        vectors: the same as a setting. With neither, all classes are equally unlike: d = 1 - q_y.
         dynamic: scale d to the cross entropy as the official code does; False: (CE + d) / 2.
 
     Raises:
         ForecastError: shapes that do not match, or a label out of range.
     """
     given = classes(logits, labels, class_dim=class_dim, ignore_index=ignore_index, mask=mask)
-    count = given.logits.shape[-1]
-    if embeddings.ndim != 2 or len(embeddings) != count:
-        raise ForecastError(f"embeddings of shape {tuple(embeddings.shape)}: must be (K, D) with K = {count}")
-    rows = torch.nn.functional.normalize(embeddings.detach().to(given.logits.dtype), eps=TINY)
+    rows = _directions(vectors if embeddings is None else embeddings, given.logits)
     log_q = given.logits.log_softmax(-1)
     entropy = -given.pick(log_q)
     distance = 1 - ((log_q.exp() @ rows) * rows[given.number()]).sum(-1)
     scale = (entropy / distance.clamp_min(TINY)).detach() if dynamic else 1.0
     return reduce((entropy + scale * distance) / 2, reduction, weight, given.mask)
+
+
+def _directions(rows: Sequence[Sequence[float]] | Tensor | None, like: Tensor) -> Tensor:
+    """(K, D) rows of length one."""
+    count = like.shape[-1]
+    if rows is None:
+        return torch.eye(count, dtype=like.dtype, device=like.device)
+    vectors = torch.as_tensor(rows, dtype=like.dtype, device=like.device).detach()
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise ForecastError(f"embeddings of shape {tuple(vectors.shape)}: must be (K, D) with K = {count}")
+    return torch.nn.functional.normalize(vectors, eps=TINY)
 
 
 @wide

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from forecast.core.errors import ForecastError
 from forecast.losses import bins as b
 from forecast.losses.classification import cross_entropy
+from forecast.losses.registry import build
 from tests.losses import laws
 from tests.losses.laws import Case, integers, normal
 
@@ -121,6 +122,10 @@ def test_earth_mover():
     torch.testing.assert_close(2 * grads[0], leaf.grad + (entropy / d)[:, None] * from_distance)
     turned = torch.linalg.qr(normal(3, 3, seed=9)).Q
     torch.testing.assert_close(b.earth_mover(f, y, 5 * rows @ turned), b.earth_mover(f, y, rows))
+    alone = b.earth_mover(f, y, dynamic=False)
+    torch.testing.assert_close(alone, (cross_entropy(f, y) + 1 - f.softmax(1).gather(1, y[:, None]).mean()) / 2)
+    fixed = build({"name": "earth_mover", "vectors": rows.tolist()})
+    torch.testing.assert_close(fixed(f, y), b.earth_mover(f, y, rows))
     same = b.earth_mover(f, y, torch.ones(4, 2), dynamic=False)
     torch.testing.assert_close(same, cross_entropy(f, y) / 2)
 
