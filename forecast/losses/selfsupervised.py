@@ -130,8 +130,8 @@ def mixed_barlow_twins(
     """Barlow Twins, plus how far the features of mixed samples are from the mix of the features.
 
     For Z_v in (Z_1, Z_2): lambda scale |Z_m' Z_v / N - (share Z_1 + (1 - share) Z_2[order])' Z_v / N|^2 (Frobenius).
-    The extra term is 0 where Z_m is the mix of Z_1 and Z_2. Its Z are standardised with the unbiased variance, as in the
-    official code, where plain Barlow Twins takes the biased one; the official code lets the gradient into the target.
+    The extra term is 0 where Z_m is the mix of Z_1 and Z_2. Its Z are standardised with the unbiased variance, as in
+    the official code, where plain Barlow Twins takes the biased one; that code lets the gradient into the target.
     lambda is Barlow Twins' default, `scale` that of an official script.
 
     Args:

@@ -17,9 +17,7 @@ def maps(n):
 
 CASES = [
     *(
-        Case(
-            "any_metric", s.any_metric, maps, {"metric": name, "steepness": 5.0, "batch": False}, fixed=(1,), sets=True
-        )
+        Case("any_metric", s.any_metric, maps, {"metric": name, "steepness": 5, "batch": False}, fixed=(1,), sets=True)
         for name in s.METRICS
     ),
     Case("any_metric", s.any_metric, maps, {"metric": "f_beta", "beta": 2.0, "smooth": 1.0}, fixed=(1,), sets=True),
