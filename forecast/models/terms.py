@@ -101,16 +101,17 @@ class Terms(nn.Module):
         """
         out = {}
         for name, term in self.terms.items():
-            offer = self._offer(term, step, weights, network)
+            offer = self._offer(name, step, weights, network)
             if name in teachers:
                 theirs, same = teachers[name]
-                offer |= {"student": _main(offer), "teacher": _main(theirs._offer(term, same, weights, network))}
+                offer |= {"student": _compared(self, term, step), "teacher": _compared(theirs, term, same)}
             out[name] = self._call(name, offer)
         return out
 
-    def _offer(self, term: Term, step: Step, weights: Tensor, network: nn.Module) -> dict[str, Any]:
+    def _offer(self, name: str, step: Step, weights: Tensor, network: nn.Module) -> dict[str, Any]:
+        term = self.terms[name]
         generator = torch.Generator(step.truth.device).manual_seed(seeding.key(step.keys[0], "loss") >> 1)
-        common = {"generator": generator, "truth": step.truth}
+        common: dict[str, Any] = {"generator": generator}
         if term.event is not None:
             return common | self._event(term.event, step, weights)
         if term.of == "weights":
@@ -118,22 +119,31 @@ class Terms(nn.Module):
         if term.of == "latent":
             first, second = (step.features.latent[:, m].float().flatten(0, 1) for m in (0, 1))
             return common | {"features": first, "first": first, "second": second}
-        each = step.members.flatten(0, 1)
-        truths = step.truth.repeat_interleave(step.members.shape[1], dim=0)
-        weight = weights / weights.mean()
-        fields = {"forecast": each, "prediction": each, "target": truths, "references": step.truth[:, None]}
-        return common | fields | {"members": step.members, "weight": weight}
+        common |= {"members": step.members, "references": step.truth[:, None], "weight": weights / weights.mean()}
+        if "members" in self.wanted[name][0]:
+            return common | {"truth": step.truth}
+        each, truth = step.members.flatten(0, 1), step.truth.repeat_interleave(step.members.shape[1], dim=0)
+        return common | {"forecast": each, "prediction": each, "truth": truth, "target": truth}
 
     def _event(self, event: Event, step: Step, weights: Tensor) -> dict[str, Any]:
+        head = self.head(event)
+        logits, labels = head(step.features.hidden), head.labels(step.truth)
+        offer = dict.fromkeys(("logits", "scores", "forecast", "prediction"), logits)
+        offer |= dict.fromkeys(("labels", "label", "outcome", "truth", "target"), labels)
+        return offer | {"weight": weights.sum(dim=1) * len(weights)}
+
+    def head(self, event: Event) -> EventHead:
+        """The head of an event.
+
+        Raises:
+            ForecastError: no term has trained one.
+        """
         name = _head(event)
         if name not in self.heads:
             raise ForecastError(f"loss.terms: the teacher has no head for {name}: train it with such a term as well")
         head = self.heads[name]
         assert isinstance(head, EventHead)
-        logits, labels = head(step.features.hidden), head.labels(step.truth)
-        area = weights.sum(dim=1) * len(weights)
-        same = {"labels": labels, "label": labels, "outcome": labels, "target": labels}
-        return {"logits": logits, "scores": logits, "prediction": logits, "weight": area, **same}
+        return head
 
     def _call(self, name: str, offer: dict[str, Any]) -> Tensor:
         needed, optional = self.wanted[name]
@@ -148,9 +158,14 @@ class Terms(nn.Module):
         return self.losses[name](*(offer[parameter] for parameter in needed), **given)
 
 
-def _main(offer: Mapping[str, Any]) -> Tensor:
-    """What a student and its teacher are compared by."""
-    return next(offer[name] for name in ("logits", "forecast", "features") if name in offer)
+def _compared(terms: Terms, term: Term, step: Step) -> Tensor:
+    """What of a student and its teacher is compared: logits (B, K, G), features (R, D) or states (B * M, G, V)."""
+    if term.event is not None:
+        logits = terms.head(term.event)(step.features.hidden)
+        return logits if logits.ndim == 3 else logits[:, None]
+    if term.of == "latent":
+        return step.features.latent.float().flatten(0, 2)
+    return step.members.flatten(0, 1)
 
 
 def _head(event: Event) -> str:
