@@ -285,7 +285,7 @@ class DirectCoverageLoss(Loss, of=direct_coverage):
     source="Hyperspherical embedding for novel class classification; NormalizedSoftmaxLoss of pytorch-metric-learning",
     use="regime prototypes in the latent space",
     status="verified",
-    takes="latent",
+    takes="other",
 )
 class NormalizedSoftmaxLoss(nn.Module):
     """`normalized_softmax` with prototypes of its own, `weights` (classes, features)."""

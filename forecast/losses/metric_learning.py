@@ -245,7 +245,7 @@ def _whiskers(unit: Tensor, labels: Tensor, whisker: float) -> tuple[float, floa
     "unified_negative_pairs",
     formula="-s (cos_y - m) + log(sum_k exp(s (cos_k - m [k = y])) + sum over filtered pairs i < j of exp(s cos_ij))",
     source="Jung et al. 2022, Unified Negative Pair Generation toward Well-discriminative Feature Space, "
-    "arXiv:2203.11593, official head.py and build.py",
+    "official head.py and build.py",
     use="embedding of regimes that separates states as well as class centres",
     status="verified",
     takes="latent",

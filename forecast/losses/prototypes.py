@@ -50,7 +50,7 @@ def deviation(
 @register(
     "deviation",
     formula="| |q_t - q_a|_1 - |p_t - p_a|_1 |, q detached",
-    source="Gao et al. 2025, How Different from the Past? (ST-SSDL), official train_STSSDL.py",
+    source="Gao et al. 2025, How Different from the Past? ST-SSDL, arXiv:2510.04908, official train_STSSDL.py",
     use="the latent keeps how far a state is from its climatology",
     status="verified",
     takes="latent",
@@ -116,7 +116,7 @@ def prototype_contrast(
 @register(
     "prototype_contrast",
     formula="max(|q - p_1| - |q - p_2| + m, 0), q detached",
-    source="Gao et al. 2025, How Different from the Past? (ST-SSDL), official train_STSSDL.py",
+    source="Gao et al. 2025, How Different from the Past? ST-SSDL, arXiv:2510.04908, official train_STSSDL.py",
     use="prototypes of weather regimes that states are told apart by",
     status="verified",
     takes="latent",

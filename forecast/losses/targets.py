@@ -109,6 +109,20 @@ def _soft(labels: Tensor, logits: Tensor, class_dim: int, mask: Tensor | None) -
     return soft.to(logits.dtype)
 
 
+def positive(temperature: Tensor, given: Classes) -> Tensor:
+    """(B, *) temperatures, 1 where masked.
+
+    Raises:
+        ForecastError: a shape that does not fit, or a temperature that is not positive.
+    """
+    each = broadcast(temperature, "temperature", given.logits.shape[:-1])
+    if given.mask is not None:
+        each = each.masked_fill(~given.mask, 1.0)
+    if not bool((each > 0).all()):
+        raise ForecastError(f"temperature: {float(each.min()):g} must be positive")
+    return each
+
+
 def events(
     logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, binary: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from forecast.losses.common import Loss, check_ensemble, empty, reduce, require,
 from forecast.losses.multivariate import split_weight
 from forecast.losses.registry import register
 
-_AGAIN = {"use_reentrant": False, "preserve_rng_state": False}  # recomputed in backward
+_again_in_backward = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 @wide
@@ -67,7 +68,7 @@ def variogram_score(
         x = torch.where(inner > 0, x, torch.zeros_like(x))
     sums = norms = torch.zeros_like(y[..., 0])
     for chunk in _chunks(y.shape[-1], edges, pairs, generator, y.device):
-        part, norm = checkpoint(_chunk, x, y, inner, chunk, order, eps, count if fair else 0, **_AGAIN)
+        part, norm = _again_in_backward(_chunk, x, y, inner, chunk, order, eps, count if fair else 0)
         sums, norms = sums + part, norms + norm
     if not sums.requires_grad:  # no pair at all: a zero with a graph
         sums = sums + empty(members, truth)
@@ -104,17 +105,19 @@ def _chunks(
         return
     first = torch.arange(points, device=device)
     if pairs is None:
-        for gap in range(1, points // 2 + 1):  # of an even circle the longest gap meets each pair twice
-            kept = first[: points // 2] if 2 * gap == points else first
-            yield torch.stack([kept, (kept + gap) % points])
+        for apart in range(1, points // 2 + 1):  # of an even circle the longest one meets each pair twice
+            kept = first[: points // 2] if 2 * apart == points else first
+            yield torch.stack([kept, (kept + apart) % points])
         return
     require(pairs > 0 and points > 1, "pairs", pairs, f"must be positive, with at least 2 points, not {points}")
-    for size in [points] * (pairs // points) + [pairs % points] * (pairs % points > 0):
-        a, gap = (
-            torch.empty(size, dtype=torch.long, device=device).random_(low, points, generator=generator)
-            for low in (0, 1)
-        )
+    for start in range(0, pairs, points):
+        size = min(points, pairs - start)
+        a, gap = (_integers(size, low, points, generator, device) for low in (0, 1))
         yield torch.stack([a, (a + gap) % points])
+
+
+def _integers(size: int, low: int, high: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    return torch.empty(size, dtype=torch.long, device=device).random_(low, high, generator=generator)
 
 
 @register(

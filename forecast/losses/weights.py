@@ -37,6 +37,67 @@ def level(names: Sequence[str], slope: float, floor: float) -> np.ndarray:
     return np.array([1.0 if p is None else max(floor, slope * p) for p in levels])
 
 
+def level_by_pressure(names: Sequence[str]) -> np.ndarray:
+    """(V,) p / mean(p) over the variables on pressure levels, as in GraphCast; 1 for the others."""
+    levels = np.array([split(name)[1] or np.nan for name in names], float)
+    if np.isnan(levels).all():
+        return np.ones(len(levels))
+    return np.where(np.isnan(levels), 1.0, levels / np.nanmean(levels))
+
+
+def level_by_shape(names: Sequence[str], shape: str, slope: float, floor: float) -> np.ndarray:
+    """(V,) weight by pressure p (hPa), 1 for variables on no level; the shapes of anemoi's level scalers.
+
+    Args:
+        shape: linear: slope p + floor; relu: max(floor, slope p); polynomial: (slope p)^2 + floor.
+
+    Raises:
+        ForecastError: an unknown shape.
+    """
+    if shape == "relu":
+        return level(names, slope, floor)
+    if shape not in ("linear", "polynomial"):
+        raise ForecastError(f"shape={shape!r}: must be linear, relu or polynomial")
+    power = 1 if shape == "linear" else 2
+    levels = [split(name)[1] for name in names]
+    return np.array([1.0 if p is None else (slope * p) ** power + floor for p in levels])
+
+
+def lead_time(steps: int, decay: float = 1.0) -> np.ndarray:
+    """(S,) decay^s, divided by its mean: 1 weighs all steps alike, less than 1 the first ones more.
+
+    Raises:
+        ForecastError: no step, or a decay that is not positive.
+    """
+    if steps < 1 or not decay > 0:
+        raise ForecastError(f"steps={steps}, decay={decay}: both must be positive")
+    return unit_mean(decay ** np.arange(steps))
+
+
+def inverse_growth(errors: np.ndarray) -> np.ndarray:
+    """(S,) weights inverse to a typical error of each lead time, of mean 1, so that late steps do not dominate.
+
+    Raises:
+        ForecastError: an error that is not positive.
+    """
+    errors = np.asarray(errors, float)
+    if not errors.size or not (errors > 0).all():
+        raise ForecastError(f"errors={errors.tolist()}: must all be positive")
+    return unit_mean(1 / errors)
+
+
+def unit_mean(weights: np.ndarray) -> np.ndarray:
+    """Weights divided by their mean: the scale of a mean of scores stays; `compose` makes them sum to 1 instead.
+
+    Raises:
+        ForecastError: weights that sum to zero.
+    """
+    weights = np.asarray(weights, float)
+    if not weights.sum() > 0:
+        raise ForecastError("the weights are all zero")
+    return weights / weights.mean()
+
+
 def compose(dims: Sequence[str], **weights: np.ndarray) -> np.ndarray:
     """Outer product over `dims` of one-dimensional weights given by dimension name, divided by its sum.
 

@@ -69,3 +69,45 @@ def test_registry_builds_by_name():
 def test_registry_names_the_nearest(spec, words):
     with pytest.raises(ForecastError, match=words):
         losses.build(spec)
+
+
+@pytest.mark.parametrize("step", [10.0, 22.5])
+def test_area_weights_of_a_grid_with_poles(step):
+    """Bands 2 cos(phi) sin(step / 2), poles 2 sin^2(step / 4); they sum to 2."""
+    latitudes = np.arange(90, -90.1, -step)
+    grid = grids.latlon(latitudes, np.arange(0, 360, 30.0))
+    bands = grid.areas.reshape(grid.shape).sum(1) / (2 * np.pi)
+    half = np.radians(step) / 2
+    expected = 2 * np.cos(np.radians(latitudes)) * np.sin(half)
+    expected[[0, -1]] = 2 * np.sin(half / 2) ** 2
+    np.testing.assert_allclose(bands, expected, atol=1e-14)
+    assert bands.sum() == pytest.approx(2.0)
+    assert weights.area(grid.areas).sum() == pytest.approx(1.0)
+    assert weights.unit_mean(grid.areas).mean() == pytest.approx(1.0)
+
+
+def test_level_weights_of_other_shapes():
+    names = ("z_500", "t_1000", "2t")
+    np.testing.assert_allclose(weights.level_by_pressure(names), [500 / 750, 1000 / 750, 1.0])
+    np.testing.assert_allclose(weights.level_by_pressure(("2t", "msl")), [1.0, 1.0])
+    by_shape = {"linear": [0.7, 1.2, 1.0], "relu": [0.5, 1.0, 1.0], "polynomial": [0.45, 1.2, 1.0]}
+    for shape, expected in by_shape.items():
+        np.testing.assert_allclose(weights.level_by_shape(names, shape, 0.001, 0.2), expected)
+    with pytest.raises(ForecastError, match="shape='cubic'"):
+        weights.level_by_shape(names, "cubic", 0.001, 0.2)
+
+
+def test_lead_time_weights():
+    np.testing.assert_allclose(weights.lead_time(3, 0.5), np.array([1, 0.5, 0.25]) / (1.75 / 3))
+    np.testing.assert_allclose(weights.lead_time(4), np.ones(4))
+    np.testing.assert_allclose(weights.inverse_growth(np.array([1.0, 2.0])), [4 / 3, 2 / 3])
+    total = weights.compose(("lead", "variable"), lead=weights.lead_time(2, 0.5), variable=np.ones(3))
+    np.testing.assert_allclose(total.sum(1), [2 / 3, 1 / 3])
+    for call in (
+        lambda: weights.lead_time(0),
+        lambda: weights.lead_time(3, -1.0),
+        lambda: weights.inverse_growth(np.array([1.0, 0.0])),
+        lambda: weights.unit_mean(np.zeros(2)),
+    ):
+        with pytest.raises(ForecastError):
+            call()
