@@ -19,8 +19,9 @@ from forecast.data.batch import Batch
 from forecast.models import graph as graphs
 from forecast.models import noise as noises
 from forecast.models.fields import Fields
-from forecast.models.graph_transformer import GraphTransformer
+from forecast.models.graph_transformer import Features, GraphTransformer
 from forecast.models.normaliser import Normaliser
+from forecast.models.terms import Step, Terms
 
 FROM_ANALYSIS, AUTOREGRESSIVE = 1.0, 2.0
 
@@ -58,7 +59,9 @@ class Forecaster(nn.Module):
         self.noise_shape = self.network.noise_shape
         self._register(_increments(fields, self.normalise), _lower(fields, self.normalise))
         options = {"alpha": loss.alpha} if loss.name == "almost_fair_crps" else {}
-        self.score = losses.build({"name": loss.name, **options})
+        self.score = losses.build({"name": loss.name, **options, **loss.options})
+        self.terms = Terms(loss.terms, fields, 2 * section.grid_width)
+        self._taught_by: dict[str, Forecaster] = {}
         weights = losses.weights.from_section(loss, fields.variables, fields.areas, self.step_scale.double().numpy())
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
 
@@ -89,7 +92,8 @@ class Forecaster(nn.Module):
         p = self.prognostic
         past = (window[..., :p] - self.normalise.offset[:p]) / self.normalise.scale[:p]
         flag = torch.full((len(window),), first, device=window.device)
-        return self.normalise.inverse(self._advance(list(past.unbind(2)), self._forcings(forcings), flag, noise))
+        state, _ = self._advance(list(past.unbind(2)), self._forcings(forcings), flag, noise)
+        return self.normalise.inverse(state)
 
     def training_loss(self, batch: Batch, members: int, noise_keys: Sequence[int]) -> dict[str, Tensor]:
         """Terms of the loss of a rollout of `batch.rollout` steps, averaged over steps.
@@ -98,38 +102,66 @@ class Forecaster(nn.Module):
             noise_keys: (B,) one key per sample; its members and steps derive theirs from it.
 
         Returns:
-            `loss`, which is minimised, and per variable the detached, unweighted score in normalised units.
+            `loss`, which is minimised, and detached: per variable the unweighted score in normalised units, and each
+            further term.
 
         Raises:
             ForecastError: values that are not finite, or a batch that does not fit the fields.
         """
         self._check(batch)
         states, forcings = self.normalise(batch.states), self._forcings(batch.forcings)
-        steps, inputs = batch.rollout, self.fields.input_steps
+        inputs, teachers = self.fields.input_steps, self._teachers()
         past = [states[:, None, t, :, : self.prognostic] for t in range(inputs)]
-        from_analysis, pointwise = batch.starts_from_analysis, []
-        for s in range(steps):
-            noise = self._noise(noise_keys, members, s)
-            state = self._recomputed(past, forcings[:, inputs - 1 + s], from_analysis, noise)
-            target = states[:, inputs + s]
-            pointwise.append((state[:, 0] - target).abs() if members == 1 else self.score(state, target))
-            past = [*past[1:], state[..., : self.prognostic]]
+        from_analysis, scores, further = batch.starts_from_analysis, [], []
+        for s in range(batch.rollout):
+            given = (past, forcings[:, inputs - 1 + s], from_analysis)
+            step = self._observe(given, states[:, inputs + s], noise_keys, members, s)
+            scores.append(self._score(step))
+            with torch.no_grad():
+                same = {name: (t.terms, t._observe(given, step.truth, noise_keys, members, s)) for name, t in teachers}
+            further.append(self.terms(step, self.weights, self.network, same))
+            past = [*past[1:], step.members[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
-        return self._terms(torch.stack(pointwise).mean(dim=(0, 1)))
+        return self._sum(torch.stack(scores).mean(dim=(0, 1)), further)
 
-    def _recomputed(self, *arguments: Any) -> Tensor:
-        """`_advance`, its activations recomputed in the backward pass if so configured."""
-        if not self.section.activation_checkpointing:
-            return self._advance(*arguments)
-        return checkpoint(self._advance, *arguments, use_reentrant=False)
+    def _score(self, step: Step) -> Tensor:
+        """(B, G, V) of one step; the absolute error of a lone member, which no fair score can rate."""
+        if step.members.shape[1] == 1:
+            return (step.members[:, 0] - step.truth).abs()
+        return self.score(step.members, step.truth)
 
-    def _terms(self, score: Tensor) -> dict[str, Tensor]:
-        """Weighted sum and per-variable means of the score (G, V)."""
+    def _observe(
+        self, given: tuple[list[Tensor], Tensor, Tensor], truth: Tensor, keys: Sequence[int], members: int, step: int
+    ) -> Step:
+        """One step from past states, forcings and flags; activations are recomputed if so configured."""
+        arguments = (*given, self._noise(keys, members, step))
+        if self.section.activation_checkpointing and torch.is_grad_enabled():
+            state, features = checkpoint(self._advance, *arguments, use_reentrant=False)
+        else:
+            state, features = self._advance(*arguments)
+        return Step(state, truth, features, keys)
+
+    def _teachers(self) -> list[tuple[str, Forecaster]]:
+        """Term -> its teacher, read when it is first needed and no part of this module."""
+        for name, term in self.loss.terms.items():
+            if term.teacher is not None and name not in self._taught_by:
+                self._taught_by[name] = load_teacher(term.teacher, self.fields).to(self.lower.device)
+        return list(self._taught_by.items())
+
+    def _sum(self, score: Tensor, further: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The loss, and detached: per-variable means of the score (G, V), and every term."""
         area_means = torch.einsum("gv,g->v", score.detach(), self.weights.sum(dim=1))
         names = (f"{self.loss.name}/{name}" for name in self.fields.variables)
-        return {"loss": (score * self.weights).sum(), **dict(zip(names, area_means, strict=True))}
+        loss = (score * self.weights).sum()
+        parts = {name: torch.stack([step[name] for step in further]).mean() for name in self.loss.terms}
+        for name, term in self.loss.terms.items():
+            loss = loss + term.weight * parts[name]
+        shown = {f"terms/{name}": part.detach() for name, part in parts.items()}
+        return {"loss": loss, **dict(zip(names, area_means, strict=True)), **shown}
 
-    def _advance(self, past: list[Tensor], forcings: Tensor, from_analysis: Tensor, noise: Tensor) -> Tensor:
+    def _advance(
+        self, past: list[Tensor], forcings: Tensor, from_analysis: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Features]:
         """(B, M, G, V) normalised states after T states (B, M or 1, G, P), forcings (B, G, F), flags (B,), noise."""
         members = max(state.shape[1] for state in past)
         newest, p = past[-1], self.prognostic
@@ -139,9 +171,9 @@ class Forecaster(nn.Module):
         x = torch.cat([part.expand(-1, members, -1, -1) for part in inputs], dim=-1)
         half = multiplies_in_half(self.precision, x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            increment = self.network(x, noise).float()
+            increment, features = self.network(x, noise)
         base = torch.cat([newest, self.mean[p:].expand(*newest.shape[:-1], -1)], dim=-1)
-        return torch.maximum(base + increment * self.step_scale, self.lower)
+        return torch.maximum(base + increment.float() * self.step_scale, self.lower), features
 
     def _forcings(self, forcings: Tensor) -> Tensor:
         """Static fields, the last columns, normalised."""
@@ -166,6 +198,22 @@ class Forecaster(nn.Module):
             bad = (~torch.isfinite(batch.states)).any(dim=2).nonzero()[0].tolist()
             name, date = self.fields.variables[bad[2]], batch.dates[bad[0], bad[1]]
             raise ForecastError(f"`{name}` at {date} has missing values: variables with gaps cannot be forecast")
+
+
+def load_teacher(folder: str, fields: Fields) -> Forecaster:
+    """The forecaster in `folder`, which must read and write the same fields.
+
+    Raises:
+        ForecastError: no checkpoint there, or other fields.
+    """
+    from forecast.models.serialise import load_forecaster  # which needs this module to build one
+
+    teacher = load_forecaster(folder).requires_grad_(False)
+    mine, theirs = fields.to_json(), teacher.fields.to_json()
+    differing = [name for name in mine if mine[name] != theirs[name]]
+    if differing:
+        raise ForecastError(f"loss.terms: the teacher {folder} has other {differing[0]}: train both on one store")
+    return teacher
 
 
 def multiplies_in_half(precision: str, device: torch.device) -> bool:

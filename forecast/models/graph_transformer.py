@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
@@ -10,6 +12,17 @@ from forecast.core.sections import ModelSection
 from forecast.models import graph as graphs
 from forecast.models.attention import DenseAttention, NeighbourAttention
 from forecast.models.noise import ConditionalLayerNorm, NoiseEmbedding
+
+
+class Features(NamedTuple):
+    """What the network knows besides its increments: what heads and losses of the latent read.
+
+    Attributes:
+        hidden: (B, M, G, 2 grid_width) of the decoder. latent: (B, M, N, width) of the mesh after the processor.
+    """
+
+    hidden: Tensor
+    latent: Tensor
 
 
 def mlp(width: int, hidden: int) -> nn.Sequential:
@@ -79,11 +92,15 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, points: Tensor, nodes: Tensor) -> Tensor:
-        """(B * M, G, outputs) from points (B or B * M, G, grid_width) and nodes (B * M, N, width)."""
+    def forward(self, points: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """(B * M, G, outputs) and the features that the head reads, (B * M, G, 2 grid_width).
+
+        From points (B or B * M, G, grid_width) and nodes (B * M, N, width).
+        """
         points = self.norm_points(points)
         hidden = self.attention(points, self.norm(nodes)).unflatten(0, (len(points), -1)) + self.skip(points)[:, None]
-        return self.head(nn.functional.gelu(hidden.flatten(0, 1)))
+        hidden = nn.functional.gelu(hidden.flatten(0, 1))
+        return self.head(hidden), hidden
 
 
 class GraphTransformer(nn.Module):
@@ -97,8 +114,8 @@ class GraphTransformer(nn.Module):
         self.layers = nn.ModuleList(ProcessorLayer(section, graph) for _ in range(section.layers))
         self.decoder = Decoder(section, graph, outputs)
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(B, M, G, outputs) from x (B, M or 1, G, inputs) and noise (B, M, N, C).
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Features]:
+        """(B, M, G, outputs) and features from x (B, M or 1, G, inputs) and noise (B, M, N, C).
 
         Members that share their state (dimension 1) share the encoder's work.
         """
@@ -108,7 +125,11 @@ class GraphTransformer(nn.Module):
         condition = self.noise(noise.flatten(0, 1))
         for layer in self.layers:
             latent = layer(latent, condition)
-        return self.decoder(points, latent + _per_member(nodes, samples * members)).unflatten(0, (samples, members))
+        latent = latent + _per_member(nodes, samples * members)
+        out, hidden, latent = (
+            part.unflatten(0, (samples, members)) for part in (*self.decoder(points, latent), latent)
+        )
+        return out, Features(hidden, latent)
 
 
 def _per_member(x: Tensor, rows: int) -> Tensor:

@@ -172,6 +172,16 @@ def test_unusable_statistics_are_named(statistic, value, words):
         build(SMALL, replace(f, statistics=broken))
 
 
+def test_a_lone_member_is_scored_by_its_absolute_error():
+    model, data = trained(fields()), batch(fields())
+    with torch.no_grad():
+        xi = model._noise(data.keys, 1, 0)
+        state = model.step(data.states[:, None, :2], data.forcings[:, 1], True, xi)[:, 0]
+    error = ((state - data.states[:, 2]).abs() / model.normalise.scale).mean(0)
+    loss = model.training_loss(data, 1, data.keys)["loss"]
+    torch.testing.assert_close(loss.detach(), (error * model.weights).sum(), rtol=1e-4, atol=0)  # float32, z of 5e4
+
+
 def test_bfloat16_changes_little():
     data = batch(fields())
     full, half, auto = (trained(fields()) for _ in range(3))

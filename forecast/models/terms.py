@@ -1,0 +1,183 @@
+"""Losses beside the score of the members: on events, on the latent, on the weights, with or without a teacher.
+
+A loss of the library says by the names of its parameters what it wants (`members`, `logits`, `first`, `teacher`, ...);
+a term gives it what the forecaster has to offer under these names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forecast import losses
+from forecast.core import seeding
+from forecast.core.errors import ForecastError
+from forecast.core.sections import Event, Term
+from forecast.models.fields import Fields
+from forecast.models.graph_transformer import Features
+from forecast.models.normaliser import Normaliser
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a rollout, as the terms see it.
+
+    Attributes:
+        members: (B, M, G, V) states, normalised. truth: (B, G, V), normalised.
+        features: of the network that made the members.
+        keys: (B,) keys of the samples, for losses that draw.
+    """
+
+    members: Tensor
+    truth: Tensor
+    features: Features
+    keys: Sequence[int]
+
+
+class EventHead(nn.Module):
+    """Logits of an event at every grid point, from the members' mean features; and its labels.
+
+    Attributes:
+        thresholds: (1 or edges,) in normalised units of the variable.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, event: Event, fields: Fields, width: int) -> None:
+        super().__init__()
+        if event.variable not in fields.variables:
+            known = ", ".join(fields.variables)
+            raise ForecastError(f"loss.terms: an event of `{event.variable}`; the forecaster predicts {known}")
+        self.column, self.bins = fields.variables.index(event.variable), bool(event.edges)
+        values = torch.tensor(event.edges or (event.above,), dtype=torch.float32)
+        thresholds = Normaliser(fields, (event.variable,))(values[:, None])[:, 0]
+        self.register_buffer("thresholds", thresholds, persistent=False)
+        self.read = nn.Linear(width, len(values) + self.bins)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, G) logits of an exceedance, or (B, K, G) of bins, from (B, M, G, width)."""
+        logits = self.read(hidden.mean(dim=1)).float()
+        return logits.movedim(-1, 1) if self.bins else logits[..., 0]
+
+    def labels(self, truth: Tensor) -> Tensor:
+        """(B, G): 1 where the event occurs, else 0; or the number of the bin, int64. From (B, G, V), normalised."""
+        values = truth[..., self.column].contiguous()
+        if self.bins:
+            return torch.bucketize(values, self.thresholds)
+        return (values > self.thresholds).float()
+
+
+class Terms(nn.Module):
+    """The further terms of a forecaster's loss, and the event heads that some of them share.
+
+    Args:
+        terms: from the config. fields: of the forecaster. width: of the features that heads read.
+
+    Raises:
+        ForecastError: an unknown loss or option, an event of no variable, or a loss that wants what is not there.
+    """
+
+    def __init__(self, terms: Mapping[str, Term], fields: Fields, width: int) -> None:
+        super().__init__()
+        events = {_head(term.event): term.event for term in terms.values() if term.event is not None}
+        self.heads = nn.ModuleDict({name: EventHead(event, fields, width) for name, event in events.items()})
+        self.terms = dict(terms)
+        self.losses = nn.ModuleDict({name: losses.build({"name": t.loss, **t.options}) for name, t in terms.items()})
+        self.wanted = {name: _wanted(module) for name, module in self.losses.items()}
+
+    def forward(
+        self, step: Step, weights: Tensor, network: nn.Module, teachers: Mapping[str, tuple[Terms, Step]]
+    ) -> dict[str, Tensor]:
+        """Value of each term, before its weight.
+
+        Args:
+            weights: (G, V) of the score, summing to 1. network: whose matrices terms `of: weights` take.
+            teachers: term -> the teacher's terms (for its heads) and its step from the same states.
+        """
+        out = {}
+        for name, term in self.terms.items():
+            offer = self._offer(name, step, weights, network)
+            if name in teachers:
+                theirs, same = teachers[name]
+                offer |= {"student": _compared(self, term, step), "teacher": _compared(theirs, term, same)}
+            out[name] = self._call(name, offer)
+        return out
+
+    def _offer(self, name: str, step: Step, weights: Tensor, network: nn.Module) -> dict[str, Any]:
+        term = self.terms[name]
+        generator = torch.Generator(step.truth.device).manual_seed(seeding.key(step.keys[0], "loss") >> 1)
+        common: dict[str, Any] = {"generator": generator}
+        if term.event is not None:
+            return common | self._event(term.event, step, weights)
+        if term.of == "weights":
+            return common | {"weights": [p for p in network.parameters() if p.ndim == 2]}
+        if term.of == "latent":
+            first, second = (step.features.latent[:, m].float().flatten(0, 1) for m in (0, 1))
+            return common | {"features": first, "first": first, "second": second}
+        common |= {"members": step.members, "references": step.truth[:, None], "weight": weights / weights.mean()}
+        if "members" in self.wanted[name][0]:
+            return common | {"truth": step.truth}
+        each, truth = step.members.flatten(0, 1), step.truth.repeat_interleave(step.members.shape[1], dim=0)
+        return common | {"forecast": each, "prediction": each, "truth": truth, "target": truth}
+
+    def _event(self, event: Event, step: Step, weights: Tensor) -> dict[str, Any]:
+        head = self.head(event)
+        logits, labels = head(step.features.hidden), head.labels(step.truth)
+        offer = dict.fromkeys(("logits", "scores", "forecast", "prediction"), logits)
+        offer |= dict.fromkeys(("labels", "label", "outcome", "truth", "target"), labels)
+        return offer | {"weight": weights.sum(dim=1) * len(weights)}
+
+    def head(self, event: Event) -> EventHead:
+        """The head of an event.
+
+        Raises:
+            ForecastError: no term has trained one.
+        """
+        name = _head(event)
+        if name not in self.heads:
+            raise ForecastError(f"loss.terms: the teacher has no head for {name}: train it with such a term as well")
+        head = self.heads[name]
+        assert isinstance(head, EventHead)
+        return head
+
+    def _call(self, name: str, offer: dict[str, Any]) -> Tensor:
+        needed, optional = self.wanted[name]
+        missing = [parameter for parameter in needed if parameter not in offer]
+        if missing:
+            term = self.terms[name]
+            raise ForecastError(
+                f"loss.terms.{name}: `{term.loss}` wants `{missing[0]}`, which training with `of: {term.of}`"
+                f"{'' if term.teacher else ' and no teacher'} does not offer"
+            )
+        given = {parameter: offer[parameter] for parameter in optional if parameter in offer}
+        return self.losses[name](*(offer[parameter] for parameter in needed), **given)
+
+
+def _compared(terms: Terms, term: Term, step: Step) -> Tensor:
+    """What of a student and its teacher is compared: logits (B, K, G), features (R, D) or states (B * M, G, V)."""
+    if term.event is not None:
+        logits = terms.head(term.event)(step.features.hidden)
+        return logits if logits.ndim == 3 else logits[:, None]
+    if term.of == "latent":
+        return step.features.latent.float().flatten(0, 2)
+    return step.members.flatten(0, 1)
+
+
+def _head(event: Event) -> str:
+    """Name of the event's head, which becomes part of the names of its weights."""
+    what = f"above {event.above:g}" if event.above is not None else " ".join(f"{edge:g}" for edge in event.edges)
+    return f"{event.variable} {what}".replace(".", "p")
+
+
+def _wanted(module: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the inputs that a loss needs, and of those that it takes."""
+    function = getattr(module, "function", module.forward)
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p.name for p in positional if p.default is p.empty]
+    return needed, [p.name for p in parameters if p.name in ("weight", "generator")]
