@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from forecast.losses.common import require
+from forecast.losses.common import require, without_masked
 
 ENTRIES = 2**22
 """pairs that are held at once, whatever the number of samples"""
@@ -110,6 +110,14 @@ def kept(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     require(mask.shape == tensors[0].shape[:1], "mask", tuple(mask.shape), f"must be ({len(tensors[0])},)")
     return tuple(tensor[mask.bool()] for tensor in tensors)
+
+
+def blank(mask: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors (N, *), zero for the samples where mask is False: nothing of them reaches loss or gradient."""
+    if mask is None:
+        return tensors
+    require(mask.shape == tensors[0].shape[:1], "mask", tuple(mask.shape), f"must be ({len(tensors[0])},)")
+    return tuple(without_masked(tensor, mask.reshape(-1, *[1] * (tensor.ndim - 1))) for tensor in tensors)
 
 
 def spread(value: Tensor, mask: Tensor | None) -> Tensor:

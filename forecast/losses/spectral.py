@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -44,17 +46,10 @@ def spectral_crps(
     check_ensemble(members, truth, ensemble_dim, allow_deterministic)
     if mask is not None:
         transform.mask(mask)
-    x, y = (transform.coefficients(field) for field in (members, truth))
+    x, y = (transform.coefficients(field) for field in (members.movedim(ensemble_dim, 1), truth))
     x, y = (c.abs().unsqueeze(-1) if amplitude else torch.view_as_real(c) for c in (x, y))
-    score = energy_score(
-        x,
-        y,
-        over=(-1,),
-        alpha=alpha,
-        ensemble_dim=ensemble_dim if ensemble_dim >= 0 else ensemble_dim - 1,
-        allow_deterministic=allow_deterministic,
-        reduction="none",
-    )
+    settings: dict[str, Any] = {"alpha": alpha, "allow_deterministic": allow_deterministic}
+    score = energy_score(x, y, over=(-1,), reduction="none", **settings)
     return reduce(score, reduction, _modes(transform, weight, score))
 
 

@@ -143,7 +143,7 @@ class Smoothing(Transform):
             return field
         rows = field.movedim(-2, 0)
         smooth = torch.sparse.mm(self.matrix.to(field.dtype), rows.reshape(len(rows), -1))
-        return smooth.reshape(-1, *rows.shape[1:]).movedim(0, -2)
+        return smooth.reshape(len(smooth), *rows.shape[1:]).movedim(0, -2)
 
 
 def gaussian_smoothing(grid: Grid, radius_km: float) -> Tensor:

@@ -62,7 +62,7 @@ def gaussian_kl(
 def _kl(mean: Tensor, logvar: Tensor, prior_mean: Tensor, prior_logvar: Tensor) -> Tensor:
     """(B, D)."""
     ratio = torch.exp(logvar - prior_logvar) + (mean - prior_mean).square() * torch.exp(-prior_logvar)
-    return 0.5 * (prior_logvar - logvar + ratio - 1).flatten(2).sum(2)
+    return 0.5 * (prior_logvar - logvar + ratio - 1).unsqueeze(-1).flatten(2).sum(2)
 
 
 def _floored(kl: Tensor, free_bits: float, weight: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -70,7 +70,7 @@ def _floored(kl: Tensor, free_bits: float, weight: Tensor | None, mask: Tensor |
     if not free_bits:
         return kl.sum(1)
     share = reduce(torch.ones_like(kl[:, 0]), "none", weight, mask)[:, None]
-    mean = (share * kl).sum(0) / torch.where(share.sum() > 0, share.sum(), 1.0)
+    mean = (share * torch.where(share > 0, kl, 0.0)).sum(0) / torch.where(share.sum() > 0, share.sum(), 1.0)
     return torch.where(mean > free_bits, kl, free_bits).sum(1)
 
 

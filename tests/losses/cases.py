@@ -6,8 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from forecast.losses import pairs, registry
+
+MANY = 40
+"""samples, for what grows with their pairs"""
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -121,22 +125,35 @@ def empty_is_zero(case):
     value.backward()
 
 
+class Largest(TorchDispatchMode):
+    """Records how many entries the largest tensor has that is made, forward or backward."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if torch.is_tensor(tensor):
+                size = tensor.untyped_storage().nbytes() // tensor.element_size()
+                self.entries = max(self.entries, size)
+        return made
+
+
 def is_chunked(case, monkeypatch):
-    """Value and gradient are the same when the pairs are summed a few rows at a time."""
+    """Summed a few rows at a time, value and gradient stay, and nothing is made of the size of all pairs."""
 
     def run():
-        inputs = case.leaves()
-        value = case(*inputs)
-        value.backward()
-        return value.detach(), [x.grad for x in inputs if torch.is_tensor(x) and x.grad is not None]
+        inputs = case.leaves(MANY)
+        with Largest() as made:
+            value = case(*inputs)
+            value.backward()
+        return made.entries, [value.detach(), *(x.grad for x in inputs if torch.is_tensor(x) and x.grad is not None)]
 
-    whole = run()
-    calls = []
-    apply = pairs._ByRows.apply
-    monkeypatch.setattr(pairs._ByRows, "apply", lambda *given: calls.append(1) or apply(*given))
-    monkeypatch.setattr(pairs, "ENTRIES", 2 * case.samples)
-    torch.testing.assert_close(run(), whole)
-    assert calls
+    most, whole = run()
+    monkeypatch.setattr(pairs, "ENTRIES", 4 * MANY)
+    fewer, parts = run()
+    torch.testing.assert_close(parts, whole)
+    assert most >= MANY**2 > 2 * fewer
 
 
 class Every:

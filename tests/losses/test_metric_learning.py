@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from forecast.core.errors import ForecastError
+from forecast.losses import metric_learning
 from forecast.losses.metric_learning import (
     adaptive_margin_triplet,
     covariance,
@@ -33,6 +34,10 @@ UNPG = {"scale": 4.0}
 
 
 class TestEvery(cases.Every):
+    @pytest.fixture(autouse=True)
+    def small_histogram(self, monkeypatch):
+        monkeypatch.setattr(metric_learning, "_BINS", 512)
+
     CASES = (
         Case(metrix, shared, {"far": 3.0}, fixed=(3,), without=("chunks",)),
         Case(adaptive_margin_triplet, triplets, without=("chunks",)),

@@ -71,6 +71,14 @@ def test_full_shrinkage_leaves_a_sum_over_variables():
     torch.testing.assert_close(ours, 2 * moments.ensemble_log_score(members, truth, reduction="none").sum(-1))
 
 
+@pytest.mark.parametrize("name", ["ensemble_log_score", "multivariate_dawid_sebastiani", "spread_error"])
+@pytest.mark.parametrize("dim", [0, -1])
+def test_members_on_any_axis(name, dim):
+    members, truth = ensemble(7, (3, 2, 4))
+    moved = build({"name": name, "ensemble_dim": dim})(members.movedim(1, dim), truth)
+    torch.testing.assert_close(moved, build({"name": name})(members, truth))
+
+
 def test_variance_has_a_floor():
     members, truth = torch.zeros(1, 3, 2, requires_grad=True), torch.ones(1, 2)
     value = moments.ensemble_log_score(members, truth, floor=0.1)

@@ -183,6 +183,13 @@ def test_invariances(seed, scale, shift):
     torch.testing.assert_close(variogram.variogram_score(x + shift, y), variogram.variogram_score(x, y))
 
 
+@by_score
+@pytest.mark.parametrize("dim", [0, -1])
+def test_members_on_any_axis(name, dim):
+    x, y = sample()
+    torch.testing.assert_close(SCORES[name](x.movedim(1, dim), y, ensemble_dim=dim), SCORES[name](x, y))
+
+
 def test_members_that_coincide_have_finite_gradients():
     y = sample()[1]
     for loss in SCORES.values():

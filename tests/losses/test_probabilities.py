@@ -94,6 +94,13 @@ def test_expected_fair_score_does_not_depend_on_members():
         assert p.ensemble_brier(x, y, threshold=0.0, width=0.0).item() == pytest.approx(0.25, abs=0.004)
 
 
+@pytest.mark.parametrize("dim", [0, -1])
+def test_members_on_any_axis(dim):
+    threshold = TRUTH + 0.1
+    moved = p.ensemble_brier(MEMBERS.movedim(1, dim), TRUTH, threshold=threshold, ensemble_dim=dim)
+    torch.testing.assert_close(moved, p.ensemble_brier(MEMBERS, TRUTH, threshold=threshold))
+
+
 @settings(max_examples=20, deadline=None)
 @given(threshold=st.floats(-2, 2))
 def test_narrow_threshold_is_hard(threshold):

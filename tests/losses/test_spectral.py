@@ -103,6 +103,12 @@ def test_crps_of_real_coefficients_is_the_crps():
     torch.testing.assert_close(ours, plain * row.multiplicity[:, None])
 
 
+@pytest.mark.parametrize("dim", [0, -1])
+def test_members_on_any_axis(dim):
+    ours = spectral.spectral_crps(MEMBERS.movedim(1, dim), TRUTH, transform=FFT, ensemble_dim=dim)
+    torch.testing.assert_close(ours, spectral.spectral_crps(MEMBERS, TRUTH, transform=FFT))
+
+
 def test_amplitude_is_blind_to_shifts_along_a_row():
     moved = MEMBERS.unflatten(-2, GRID.shape).roll(3, dims=-2).flatten(-3, -2)
     loss = LOSSES["amplitude"][0]
