@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from forecast import losses
 from forecast.core import seeding
 from forecast.core.errors import ForecastError
+from forecast.core.grids import from_points
 from forecast.core.sections import Event, Term
 from forecast.models.fields import Fields
 from forecast.models.graph_transformer import Features
@@ -87,7 +88,11 @@ class Terms(nn.Module):
         events = {_head(term.event): term.event for term in terms.values() if term.event is not None}
         self.heads = nn.ModuleDict({name: EventHead(event, fields, width) for name, event in events.items()})
         self.terms = dict(terms)
-        self.losses = nn.ModuleDict({name: losses.build({"name": t.loss, **t.options}) for name, t in terms.items()})
+        context = (
+            {"grid": from_points(fields.latitudes, fields.longitudes), "variables": fields.variables} if terms else {}
+        )
+        built = {name: losses.build({"name": term.loss, **term.options}, **context) for name, term in terms.items()}
+        self.losses = nn.ModuleDict(built)
         self.wanted = {name: _wanted(module) for name, module in self.losses.items()}
 
     def forward(
@@ -155,7 +160,8 @@ class Terms(nn.Module):
                 f"{'' if term.teacher else ' and no teacher'} does not offer"
             )
         given = {parameter: offer[parameter] for parameter in optional if parameter in offer}
-        return self.losses[name](*(offer[parameter] for parameter in needed), **given)
+        value = self.losses[name](*(offer[parameter] for parameter in needed), **given)
+        return value[0] if isinstance(value, tuple) else value  # a combined loss tells its parts as well
 
 
 def _compared(terms: Terms, term: Term, step: Step) -> Tensor:

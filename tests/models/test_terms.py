@@ -41,6 +41,8 @@ def term(name: str, of: str, weight: float = 1.0, **more: Any) -> dict[str, Any]
 
 EVERY = {
     "members": term("energy_score", "members"),
+    "waves": term("spectral_crps", "members", options={"transform": {"name": "harmonics", "truncation": 5}}),
+    "combined": term("combined", "members", options={"terms": {"a": {"name": "mae"}}}),
     "field": term("mae", "members"),
     "exceedance": term("binary_cross_entropy", "event", event=RAIN),
     "bins": term("ordered_bin_emd", "event", event=BINS),
