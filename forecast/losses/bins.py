@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from forecast.core.errors import ForecastError
-from forecast.losses.common import Loss, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, normal_cdf, reduce, require, same_shape, wide
 from forecast.losses.registry import register
 from forecast.losses.targets import TINY, broadcast, classes
 
@@ -162,8 +162,8 @@ def gaussian_bins(mean: Tensor, std: Tensor, edges: Sequence[float], adjust: boo
         raise ForecastError(f"target_std: {float(std.min()):g} must not be negative")
     mean = torch.minimum(torch.maximum(mean, bounds[0]), bounds[-1])[..., None]  # NaN stays
     z = (bounds - mean) / std[..., None].clamp_min(TINY)
-    below = torch.special.ndtr(z)
-    above = torch.special.ndtr(-z)  # differences of the smaller tail keep their digits
+    below = normal_cdf(z)
+    above = normal_cdf(-z)  # differences of the smaller tail keep their digits
     share = torch.where(z[..., :-1] > 0, -above.diff(dim=-1), below.diff(dim=-1))
     share = share / share.sum(-1, keepdim=True)
     if not adjust:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
@@ -112,6 +113,11 @@ def same_shape(**tensors: Tensor) -> None:
             )
 
 
+def normal_cdf(z: Tensor) -> Tensor:
+    """Phi(z), exact in the lower tail, where torch.special.ndtr is zero from -8.3 on."""
+    return torch.erfc(-z * math.sqrt(0.5)) / 2
+
+
 def check_ensemble(members: Tensor, truth: Tensor, ensemble_dim: int, allow_deterministic: bool = False) -> int:
     """The number of members.
 
@@ -136,6 +142,14 @@ def without_masked(value: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return value
     return torch.where(_broadcast("mask", mask, value).bool(), value, torch.zeros_like(value))
+
+
+def leave_out(mask: Tensor | None, shape: torch.Size, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Inputs (*shape, *), zero where the mask, broadcastable to `shape`, is False; see `without_masked`."""
+    if mask is None:
+        return inputs
+    kept = _broadcast("mask", mask, torch.empty(shape, device="meta")).bool()
+    return tuple(x.masked_fill(~kept.view(*shape, *[1] * (x.ndim - len(shape))), 0.0) for x in inputs)
 
 
 class Loss(nn.Module):

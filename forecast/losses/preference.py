@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from forecast.core.errors import ForecastError
-from forecast.losses.common import Loss, empty, reduce, require, same_shape, wide, without_masked
+from forecast.losses.common import Loss, empty, normal_cdf, reduce, require, same_shape, wide, without_masked
 from forecast.losses.registry import register
 from forecast.losses.targets import TINY, broadcast, classes
 
@@ -131,7 +131,7 @@ def _preference(mean: Tensor, std: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Probabilities that the first exceeds the second, and the reverse."""
     gap = mean.select(dim, 0) - mean.select(dim, 1)
     z = gap / std.square().sum(dim).clamp_min(TINY).sqrt()
-    return torch.special.ndtr(z), torch.special.ndtr(-z)
+    return normal_cdf(z), normal_cdf(-z)
 
 
 @register(

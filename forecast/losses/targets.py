@@ -78,6 +78,7 @@ def classes(
         mask = broadcast(mask, "mask", last.shape[:-1]).bool()
         last = last.masked_fill(~mask[..., None], 0.0 if from_logits else 1.0)
     if not from_logits:
+        _in_range(last.detach(), 0, 1, "a probability, as from_logits is False", "logits")
         last = last.clamp_min(TINY).log()
     if labels.is_floating_point():
         return Classes(last, None, _soft(labels, logits, class_dim, mask), mask)

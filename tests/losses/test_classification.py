@@ -176,6 +176,7 @@ def test_normalized_softmax_module():
         (c.cross_entropy, {}, (2, 3), [0, 1, 1], "shape"),
         (c.cross_entropy, {}, (2, 3), [0.0, 1.0], "integers"),
         (c.cross_entropy, {}, (2, 3), [[0.0, 1.5, 0.0]] * 2, "labels: 1.5 must be a probability"),
+        (c.cross_entropy, {"mask": torch.ones(3)}, (2, 3), [0, 1], "mask of shape"),
         (c.cross_entropy, {"label_smoothing": 1.0}, (2, 3), [0, 1], "label_smoothing=1.0"),
         (c.cross_entropy, {"class_weights": (1.0,)}, (2, 3), [0, 1], "class_weights"),
         (c.cross_entropy, {"class_dim": 2}, (2, 3), [0, 1], "class_dim=2"),
@@ -195,3 +196,8 @@ def test_bad_input_of_normalized_softmax():
         c.normalized_softmax(torch.zeros(2, 3), torch.zeros(2).long(), torch.zeros(4, 3), temperature=-1)
     with pytest.raises(ForecastError, match=r"\(B, D\) and \(K, D\)"):
         c.normalized_softmax(torch.zeros(2, 3), torch.zeros(2).long(), torch.zeros(4, 2))
+
+
+def test_probabilities_that_are_none():
+    with pytest.raises(ForecastError, match="logits: 2 must be a probability"):
+        c.comp_sum(torch.full((2, 3), 2.0), torch.tensor([0, 1]), from_logits=False)

@@ -81,6 +81,8 @@ def test_margin_control():
     torch.testing.assert_close(total, entropy + 0.1 * torch.log(1 + size))
     torch.testing.assert_close(margin_control(f, y, strength=0.1), entropy + 0.1 * torch.log(1 + size / 6))
     torch.testing.assert_close(margin_control(f, y, strength=0.0), entropy)
+    area = torch.tensor([0.0, 2.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(margin_control(f, y, weight=area), margin_control(f[1:2], y[1:2]))
     for scale, one, many in ((0.0, math.log(1 + 1 / 4), math.log(1 + 6 / 4)), (1e4, math.log(2), math.log(7))):
         extra = [margin_control(scale * f, y, strength=1.0, batch_sum=b) - cross_entropy(scale * f, y) for b in (0, 1)]
         assert [x.item() for x in extra] == pytest.approx([one, many], abs=1e-9)
