@@ -110,18 +110,21 @@ class ModelSection(Section):
 
 
 class Event(Section):
-    """What an event head of the forecaster predicts: whether a variable exceeds a value, or between which it lies."""
+    """What an event head of the forecaster predicts: whether a variable exceeds values, or between which it lies."""
 
     variable: str
-    above: float | None = Field(None, description="the variable's units; the event is a value above it")
+    above: float | tuple[float, ...] | None = Field(
+        None, description="the variable's units; the event is a value above it, or a label for each of several"
+    )
     edges: tuple[float, ...] = Field((), description="rising, the variable's units; n edges make n + 1 classes")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Event:
-        if (self.above is None) == (not self.edges):
-            raise ValueError("an event needs either `above` (a value) or `edges` (of bins)")
-        if any(b <= a for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)):
-            raise ValueError(f"edges {list(self.edges)} must rise")
+        if (self.above is None or self.above == ()) == (not self.edges):
+            raise ValueError("an event needs either `above` (a value or several) or `edges` (of bins)")
+        values = self.edges or (self.above if isinstance(self.above, tuple) else ())
+        if any(b <= a for a, b in zip(values[:-1], values[1:], strict=True)):
+            raise ValueError(f"the values of an event must rise: {list(values)}")
         return self
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from forecast.core.errors import ForecastError
 
-Takes = Literal["ensemble", "field", "event", "classes", "latent", "teacher", "parameters", "other"]
+Takes = Literal["ensemble", "field", "event", "maps", "classes", "latent", "teacher", "parameters", "other"]
 Status = Literal["verified", "derived", "third-party", "from memory"]
 
 Made = TypeVar("Made", bound=Callable[..., nn.Module])
@@ -27,9 +27,9 @@ class Entry:
         formula: one line. source: paper or code. use: what it is good for in a weather ensemble.
         status: verified in official code or the paper's text; derived; third-party: read in others' code only;
             from memory: built without a source at hand, warns once.
-        takes: what it is fed: ensemble (members, truth); field (forecast, truth); event (logits, 0 or 1 labels);
-            classes (logits, class numbers); latent (features of one or two views); teacher (student, teacher);
-            parameters (weights or activations of a network); other.
+        takes: what it is fed: ensemble (members, truth); field (forecast, truth); event (logits, 0 or 1 labels); maps
+            (the same, of rows and columns); classes (logits, class numbers); latent (features of one or two views);
+            teacher (student, teacher); parameters (weights or activations of a network); other.
         extra: optional packages that it needs, installed as `forecast[<extra>]`; None for torch alone.
     """
 

@@ -173,7 +173,7 @@ def _numbers(z: Tensor) -> np.ndarray:
     source="Stucki et al. 2023, Topologically faithful image segmentation via induced matching; BettiMatching.py",
     use="fronts, rain bands and cyclones that hang together as observed; slow, for small maps",
     status="verified",
-    takes="event",
+    takes="maps",
 )
 class BettiMatchingLoss(Loss, of=betti_matching):
     """`betti_matching` with its settings fixed."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from forecast import losses
 from forecast.core import seeding
 from forecast.core.errors import ForecastError
+from forecast.core.grids import from_points
 from forecast.core.sections import Event, Term
 from forecast.models.fields import Fields
 from forecast.models.graph_transformer import Features
@@ -54,22 +55,24 @@ class EventHead(nn.Module):
             known = ", ".join(fields.variables)
             raise ForecastError(f"loss.terms: an event of `{event.variable}`; the forecaster predicts {known}")
         self.column, self.bins = fields.variables.index(event.variable), bool(event.edges)
-        values = torch.tensor(event.edges or (event.above,), dtype=torch.float32)
+        self.alone = isinstance(event.above, float)
+        values = torch.tensor(event.edges or event.above, dtype=torch.float32).reshape(-1)
         thresholds = Normaliser(fields, (event.variable,))(values[:, None])[:, 0]
         self.register_buffer("thresholds", thresholds, persistent=False)
         self.read = nn.Linear(width, len(values) + self.bins)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(B, G) logits of an exceedance, or (B, K, G) of bins, from (B, M, G, width)."""
+        """(B, G) logits of one exceedance, or (B, K, G) of several or of bins, from (B, M, G, width)."""
         logits = self.read(hidden.mean(dim=1)).float()
-        return logits.movedim(-1, 1) if self.bins else logits[..., 0]
+        return logits[..., 0] if self.alone else logits.movedim(-1, 1)
 
     def labels(self, truth: Tensor) -> Tensor:
-        """(B, G): 1 where the event occurs, else 0; or the number of the bin, int64. From (B, G, V), normalised."""
+        """1 where a value is exceeded, else 0, of the logits' shape; or (B, G) numbers of bins. From (B, G, V)."""
         values = truth[..., self.column].contiguous()
         if self.bins:
             return torch.bucketize(values, self.thresholds)
-        return (values > self.thresholds).float()
+        exceeded = (values[:, None] > self.thresholds[:, None]).float()
+        return exceeded[:, 0] if self.alone else exceeded
 
 
 class Terms(nn.Module):
@@ -87,7 +90,10 @@ class Terms(nn.Module):
         events = {_head(term.event): term.event for term in terms.values() if term.event is not None}
         self.heads = nn.ModuleDict({name: EventHead(event, fields, width) for name, event in events.items()})
         self.terms = dict(terms)
-        self.losses = nn.ModuleDict({name: losses.build({"name": t.loss, **t.options}) for name, t in terms.items()})
+        self.grid = from_points(fields.latitudes, fields.longitudes) if terms else None
+        context = {"grid": self.grid, "variables": fields.variables}
+        built = {name: losses.build({"name": term.loss, **term.options}, **context) for name, term in terms.items()}
+        self.losses = nn.ModuleDict(built)
         self.wanted = {name: _wanted(module) for name, module in self.losses.items()}
 
     def forward(
@@ -113,7 +119,7 @@ class Terms(nn.Module):
         generator = torch.Generator(step.truth.device).manual_seed(seeding.key(step.keys[0], "loss") >> 1)
         common: dict[str, Any] = {"generator": generator}
         if term.event is not None:
-            return common | self._event(term.event, step, weights)
+            return common | self._event(term.event, step, weights, losses.registry.entry(term.loss).takes == "maps")
         if term.of == "weights":
             return common | {"weights": [p for p in network.parameters() if p.ndim == 2]}
         if term.of == "latent":
@@ -125,12 +131,17 @@ class Terms(nn.Module):
         each, truth = step.members.flatten(0, 1), step.truth.repeat_interleave(step.members.shape[1], dim=0)
         return common | {"forecast": each, "prediction": each, "truth": truth, "target": truth}
 
-    def _event(self, event: Event, step: Step, weights: Tensor) -> dict[str, Any]:
+    def _event(self, event: Event, step: Step, weights: Tensor, maps: bool) -> dict[str, Any]:
         head = self.head(event)
         logits, labels = head(step.features.hidden), head.labels(step.truth)
+        weight = {"weight": weights.sum(dim=1) * len(weights)}
+        if maps:  # which are scored whole, so that no point has a weight
+            if self.grid is None or not self.grid.is_regular:
+                raise ForecastError("loss.terms: a loss of maps needs a grid of rows and columns")
+            logits, labels = (x.unflatten(-1, self.grid.shape) for x in (logits, labels))
+            weight = {}
         offer = dict.fromkeys(("logits", "scores", "forecast", "prediction"), logits)
-        offer |= dict.fromkeys(("labels", "label", "outcome", "truth", "target"), labels)
-        return offer | {"weight": weights.sum(dim=1) * len(weights)}
+        return offer | dict.fromkeys(("labels", "label", "outcome", "truth", "target"), labels) | weight
 
     def head(self, event: Event) -> EventHead:
         """The head of an event.
@@ -155,7 +166,8 @@ class Terms(nn.Module):
                 f"{'' if term.teacher else ' and no teacher'} does not offer"
             )
         given = {parameter: offer[parameter] for parameter in optional if parameter in offer}
-        return self.losses[name](*(offer[parameter] for parameter in needed), **given)
+        value = self.losses[name](*(offer[parameter] for parameter in needed), **given)
+        return value[0] if isinstance(value, tuple) else value  # a combined loss tells its parts as well
 
 
 def _compared(terms: Terms, term: Term, step: Step) -> Tensor:
@@ -170,12 +182,15 @@ def _compared(terms: Terms, term: Term, step: Step) -> Tensor:
 
 def _head(event: Event) -> str:
     """Name of the event's head, which becomes part of the names of its weights."""
-    what = f"above {event.above:g}" if event.above is not None else " ".join(f"{edge:g}" for edge in event.edges)
-    return f"{event.variable} {what}".replace(".", "p")
+    values = event.edges or (event.above if isinstance(event.above, tuple) else (event.above,))
+    words = [event.variable, "in" if event.edges else "above", *(f"{value:g}" for value in values)]
+    return " ".join(words).replace(".", "p")
 
 
 def _wanted(module: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the inputs that a loss needs, and of those that it takes."""
+    if isinstance(module, losses.wrappers.CombinedLoss):
+        return _wanted(next(iter(module.terms.values())))
     function = getattr(module, "function", module.forward)
     parameters = inspect.signature(function).parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
