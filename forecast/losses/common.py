@@ -89,6 +89,7 @@ def from_memory(function: Callable[..., Any]) -> Callable[..., Any]:
             warnings.warn(f"{function.__name__} was built from memory of its paper: an experiment", stacklevel=2)
         return function(*args, **kwargs)
 
+    inner.__dict__["from_memory"] = True
     return inner
 
 
