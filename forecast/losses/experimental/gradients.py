@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from forecast.core.errors import ForecastError
 from forecast.core.grids import Grid
-from forecast.losses.common import Loss, from_memory, reduce, require, same_shape, wide, without_masked
+from forecast.losses.common import from_memory, reduce, require, same_shape, wide, without_masked
 from forecast.losses.registry import register
 from forecast.losses.transforms import Edges, nearest_neighbours
 
@@ -143,8 +146,54 @@ def _from_products(xx: Tensor, yy: Tensor, xy: Tensor, direction: float, floor: 
     status="from memory",
     takes="field",
 )
-class GradientFieldLoss(Loss, of=gradient_field):
-    """`gradient_field` with its settings fixed."""
+class GradientFieldLoss(nn.Module):
+    """`gradient_field` with its settings fixed: of maps (B, *, H, W), or of a regular grid's fields (B, *, G, V).
+
+    Args:
+        grid: of rows and columns, given by the training run; fields are (B, *, G, V). latitudes, longitude_step: of
+            maps (B, *, H, W) instead. periodic: None goes by whether the grid's columns go round.
+    """
+
+    latitudes: Tensor
+
+    def __init__(
+        self,
+        grid: Grid | None = None,
+        latitudes: Tensor | Sequence[float] | None = None,
+        longitude_step: float | None = None,
+        periodic: bool | None = None,
+        direction: float = 1.0,
+        floor: float = 1e-6,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        self.shape = None if latitudes is not None or grid is None else grid.shape
+        if self.shape is not None and grid is not None:
+            require(grid.is_regular, "grid", grid.name, "must have rows and columns; see graph_gradient for others")
+            latitudes = torch.from_numpy(grid.rows.copy())
+            longitude_step = float(grid.columns[1] - grid.columns[0]) % 360
+        if latitudes is None or longitude_step is None:
+            raise ForecastError("GradientFieldLoss needs `grid`, or `latitudes` and `longitude_step`")
+        self.register_buffer("latitudes", torch.as_tensor(latitudes), persistent=False)
+        goes_round = self.shape is None or abs(self.shape[1] * longitude_step - 360) < 1e-3
+        self.options: dict[str, Any] = {"longitude_step": longitude_step, "direction": direction, "floor": floor}
+        self.options |= {"reduction": reduction, "periodic": goes_round if periodic is None else periodic}
+
+    def forward(
+        self, forecast: Tensor, truth: Tensor, *, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of maps, or of a grid's fields."""
+        like = forecast.shape
+        forecast, truth = self._map(forecast, like), self._map(truth, like)
+        factors = {name: self._map(x.broadcast_to(like), like) for name, x in (("weight", weight), ("mask", mask))
+                   if x is not None}  # fmt: skip
+        value = gradient_field(forecast, truth, latitudes=self.latitudes, **self.options, **factors)
+        return value.flatten(-2).movedim(-1, -2) if value.ndim and self.shape is not None else value
+
+    def _map(self, x: Tensor, like: torch.Size) -> Tensor:
+        if self.shape is None or x.shape != like:
+            return x
+        return x.movedim(-1, -2).unflatten(-1, self.shape)
 
 
 @register(

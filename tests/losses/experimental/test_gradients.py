@@ -121,6 +121,22 @@ def test_module_joins_the_points_of_a_grid():
     torch.testing.assert_close(build({"name": "gradient_field", **MAP})(*maps(2)), gradient_field(*maps(2), **MAP))
 
 
+def test_module_takes_the_fields_of_a_grid():
+    grid = grids.gaussian(4)
+    x, y = normal(2, grid.size, 3), normal(2, grid.size, 3, seed=1)
+    maps_x, maps_y = (z.movedim(-1, 1).unflatten(-1, (4, 8)) for z in (x, y))
+    known = {"latitudes": torch.from_numpy(grid.rows.copy()), "longitude_step": 45.0}
+    area = torch.from_numpy(grid.areas)
+    loss = build({"name": "gradient_field"}, grid=grid)
+    torch.testing.assert_close(loss(x, y), gradient_field(maps_x, maps_y, **known))
+    weighted = gradient_field(maps_x, maps_y, **known, weight=area.view(4, 8))
+    torch.testing.assert_close(loss(x, y, weight=area[:, None]), weighted)
+    each = build({"name": "gradient_field", "reduction": "none"}, grid=grid)(x, y)
+    torch.testing.assert_close(each, gradient_field(maps_x, maps_y, **known, reduction="none").flatten(2).mT)
+    part = grids.latlon(torch.linspace(40, 50, 3).numpy(), torch.linspace(0, 20, 4).numpy())
+    assert not build({"name": "gradient_field"}, grid=part).options["periodic"]
+
+
 def test_bad_input():
     x, y = maps(2)
     for words, call in {
@@ -129,7 +145,8 @@ def test_bad_input():
         "floor=0": lambda: gradient_field(x, y, **MAP, floor=0),
         "truth of shape": lambda: graph_gradient(x, y[:1], edges=SQUARE),
         "needs `grid` or `edges`": lambda: build({"name": "graph_gradient"}),
-        "needs `latitudes`": lambda: build({"name": "gradient_field"}),
+        "needs `grid`, or `latitudes`": lambda: build({"name": "gradient_field"}),
+        "must have rows": lambda: build({"name": "gradient_field"}, grid=grids.octahedral(4)),
     }.items():
         with pytest.raises(ForecastError, match=words):
             call()
