@@ -31,6 +31,7 @@ from forecast.losses import (
     multi_head,
     multilabel,
     multivariate,
+    outcome_weighted,
     persistence,
     preference,
     probabilities,
@@ -56,11 +57,18 @@ from forecast.losses import (
     weights,
     wrappers,
 )
-from forecast.losses.ensemble import AlmostFairCRPS, almost_fair_crps, crps, fair_crps
+from forecast.losses.ensemble import (
+    AlmostFairCRPSLoss,
+    almost_fair_crps,
+    crps,
+    fair_crps,
+    threshold_weighted_crps,
+    weighted_crps,
+)
 from forecast.losses.registry import build, names
 
 __all__ = [
-    "AlmostFairCRPS",
+    "AlmostFairCRPSLoss",
     "adaptation",
     "adversarial",
     "aggregate",
@@ -81,6 +89,8 @@ __all__ = [
     "experimental",
     "f_divergence",
     "fair_crps",
+    "threshold_weighted_crps",
+    "weighted_crps",
     "fields",
     "flatness",
     "generative",
@@ -96,6 +106,7 @@ __all__ = [
     "multilabel",
     "multivariate",
     "names",
+    "outcome_weighted",
     "persistence",
     "preference",
     "probabilities",
