@@ -18,9 +18,11 @@ INTRODUCTION = """# Losses
 
 Made by `python -m forecast.losses.catalogue > docs/losses.md` from what each loss says of itself: change it there.
 
-{count} losses: {statuses}. *Verified* means read in the official code or the paper's own text, *derived* follows by
-algebra from what was, *third-party* was read in other people's code or notes only. What is *from memory* was built
-without a source at hand, lives in `forecast.losses.experimental` and warns once when it is used.
+{count} losses: {statuses}.
+
+*Verified* means read in the official code or the paper's own text, *derived* follows by algebra from what was,
+*third-party* was read in other people's code or notes only. What is *from memory* was built without a source at hand,
+lives in `forecast.losses.experimental` and warns once when it is used.
 
 ## One convention
 
