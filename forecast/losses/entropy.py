@@ -12,7 +12,7 @@ from forecast.losses.registry import register
 
 @wide
 def manifold_entropy(
-    codes: Tensor,
+    features: Tensor,
     memory: Tensor,
     *,
     strength: float = 5e-4,
@@ -27,7 +27,7 @@ def manifold_entropy(
     `eps` keeps duplicates finite. The strength is that of the official command. One number for the set.
 
     Args:
-        codes: (N, D). memory: (S, D) earlier codes, no gradient. weight, mask: (N,) of the samples.
+        features: (N, D) codes. memory: (S, D) earlier ones, no gradient. weight, mask: (N,) of the samples.
 
     Returns:
         A scalar; 0 for no samples or an empty memory. Memory use is linear.
@@ -37,16 +37,16 @@ def manifold_entropy(
     """
     positive(limit=limit, eps=eps)
     require(strength >= 0, "strength", strength, "must not be negative")
-    check_features(codes=codes, memory=memory)
-    share, codes = shares(weight, mask, codes)
-    if not len(codes) or not len(memory):
-        return empty(codes)
+    check_features(features=features, memory=memory)
+    share, features = shares(weight, mask, features)
+    if not len(features) or not len(memory):
+        return empty(features)
 
     def rows_value(rows: slice, z: Tensor, b: Tensor) -> Tensor:
         return squared_distances(z[rows], b).amin(1)
 
-    z, b = centred(codes, memory.detach().to(codes.dtype))
-    apart = share @ by_rows(rows_value, len(z), len(b), z, b) / codes.shape[1]
+    z, b = centred(features, memory.detach().to(features.dtype))
+    apart = share @ by_rows(rows_value, len(z), len(b), z, b) / features.shape[1]
     return -strength * (apart + eps).clamp_max(limit).log()
 
 
@@ -91,7 +91,7 @@ class ManifoldEntropyLoss(nn.Module):
         for state in (self.memory, self.calls, self.stored):
             state.zero_()
 
-    def forward(self, codes: Tensor, **at_call: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, **at_call: Tensor | None) -> Tensor:
         """The loss of (N, D) codes against the memory, which they then join."""
         size, stored = len(self.memory), int(self.stored)
         if self.training:
@@ -99,9 +99,9 @@ class ManifoldEntropyLoss(nn.Module):
         share = min(1.0, int(self.calls) / self.ramp) if self.ramp else 1.0
         known = self.memory[max(0, size - stored) :].clone()
         settings = {"strength": share * self.strength, "limit": self.limit, "eps": self.eps}
-        value = manifold_entropy(codes, known, **settings, **at_call)
+        value = manifold_entropy(features, known, **settings, **at_call)
         if self.training:
-            self._join(codes.detach(), at_call.get("mask"))
+            self._join(features.detach(), at_call.get("mask"))
         return value
 
     @torch.no_grad()

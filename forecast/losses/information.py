@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forecast.losses.common import Loss, reduce, require, wide
-from forecast.losses.pairs import NEVER, blank, check_labels
+from forecast.losses.common import Loss, reduce, require, wide, without_masked
+from forecast.losses.pairs import NEVER, blank
 from forecast.losses.registry import register
 
 
@@ -187,35 +187,36 @@ def conditional_information(
     by default, since nothing else bounds the reward. Official runs sweep the strength.
 
     Args:
-        logits: (B, K). labels: (B,) in 0 .. K - 1 or ignore_index. centroids: (K, K) probabilities, no gradient.
+        logits: (B, K, *). labels: (B, *) in 0 .. K - 1 or ignore_index. centroids: (K, K) probabilities, no gradient.
+        weight, mask: broadcastable to the labels.
 
     Returns:
-        (B,) reduced.
+        (B, *) reduced.
 
     Raises:
         ForecastError: shapes that do not match, a label out of range, fewer than two classes, a negative strength.
     """
     require(strength >= 0, "strength", strength, "must not be negative")
-    counts = _class_labels(logits, labels, ignore_index)
+    counts = _counted(logits, labels, ignore_index, mask)
     classes = logits.shape[1]
     require(centroids.shape == (classes, classes), "centroids", tuple(centroids.shape), f"must be {(classes, classes)}")
-    mask = counts if mask is None else counts & mask.bool()
-    (logits,) = blank(mask, logits)
-    log_p = F.log_softmax(logits, 1)
+    log_p = F.log_softmax(without_masked(logits.movedim(1, -1), counts[..., None]), -1)
     own = labels.where(counts, 0)
     log_q = centroids.detach().clamp_min(torch.finfo(log_p.dtype).tiny).log()[own]
-    beyond = (log_p.exp() * (log_p - log_q)).sum(1).clamp_max(math.log(classes) if limit is None else limit)
-    return reduce(F.nll_loss(log_p, own, reduction="none") - strength * beyond, reduction, weight, mask)
+    beyond = (log_p.exp() * (log_p - log_q)).sum(-1).clamp_max(math.log(classes) if limit is None else limit)
+    error = -log_p.gather(-1, own[..., None])[..., 0]
+    return reduce(error - strength * beyond, reduction, weight, counts)
 
 
-def _class_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Which samples have a label."""
-    require(logits.ndim == 2 and logits.shape[1] >= 2, "logits", tuple(logits.shape), "must be (B, K), K at least 2")
-    check_labels(labels, len(logits))
+def _counted(logits: Tensor, labels: Tensor, ignore_index: int, mask: Tensor | None) -> Tensor:
+    """Which labels count."""
+    require(logits.ndim >= 2 and logits.shape[1] >= 2, "logits", tuple(logits.shape), "must be (B, K, *), K at least 2")
+    expected = (logits.shape[0], *logits.shape[2:])
+    require(labels.shape == expected, "labels", tuple(labels.shape), f"must be {expected}")
     counts = labels != ignore_index
     wrong = labels[counts & ((labels < 0) | (labels >= logits.shape[1]))]
-    require(not len(wrong), "labels", wrong[:1].tolist(), f"must lie in 0 .. {logits.shape[1] - 1}")
-    return counts
+    require(not wrong.numel(), "labels", wrong[:1].tolist(), f"must lie in 0 .. {logits.shape[1] - 1}")
+    return counts if mask is None else counts & mask.bool()
 
 
 @register(
@@ -251,11 +252,9 @@ class ConditionalMutualInformationLoss(nn.Module):
         self.seen.zero_()
 
     def forward(self, logits: Tensor, labels: Tensor, ignore_index: int = -100, **at_call: Tensor | None) -> Tensor:
-        """The loss of (B, K) logits and (B,) labels, after they have joined the centroids."""
+        """The loss of (B, K, *) logits and (B, *) labels, after they have joined the centroids."""
         if self.training:
-            counts = _class_labels(logits, labels, ignore_index)
-            mask = at_call.get("mask")
-            self._join(logits, labels, counts if mask is None else counts & mask.bool())
+            self._join(logits, labels, _counted(logits, labels, ignore_index, at_call.get("mask")))
         return conditional_information(
             logits,
             labels,
@@ -271,7 +270,7 @@ class ConditionalMutualInformationLoss(nn.Module):
         labels = labels[counts]
         number = torch.bincount(labels, minlength=len(self.centroids))
         present = number > 0
-        predictions = torch.softmax(logits[counts].to(self.centroids.dtype), 1)
+        predictions = torch.softmax(logits.movedim(1, -1)[counts].to(self.centroids.dtype), 1)
         sums = torch.zeros_like(self.centroids).index_add_(0, labels, predictions)
         means = sums[present] / number[present, None]
         rate = torch.where(self.seen[present], 1 - self.momentum, 1.0)[:, None]

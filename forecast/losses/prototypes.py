@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forecast.losses.common import Loss, empty, reduce, require, same_shape, wide, without_masked
@@ -121,8 +123,19 @@ def prototype_contrast(
     status="verified",
     takes="latent",
 )
-class PrototypeContrastiveLoss(Loss, of=prototype_contrast):
-    """`prototype_contrast` with its settings fixed."""
+class PrototypeContrastiveLoss(nn.Module):
+    """`prototype_contrast` with `count` learnt prototypes of `width` features."""
+
+    def __init__(self, width: int, count: int = 20, margin: float = 0.5, reduction: str = "mean") -> None:
+        super().__init__()
+        positive(width=width, count=count)
+        self.margin, self.reduction = margin, reduction
+        self.prototypes = nn.Parameter(nn.init.xavier_normal_(torch.empty(count, width)))
+
+    def forward(self, features: Tensor, **at_call: Tensor | None) -> Tensor:
+        """The loss of (B, *, D) queries, whose prototypes learn; the features do not."""
+        settings: Any = {"margin": self.margin, "reduction": self.reduction} | at_call
+        return prototype_contrast(features, self.prototypes, **settings)
 
 
 @wide
@@ -174,8 +187,27 @@ def kmeans_layer(
     status="verified",
     takes="latent",
 )
-class KMeansLayerLoss(Loss, of=kmeans_layer):
-    """`kmeans_layer` with its settings fixed."""
+class KMeansLayerLoss(nn.Module):
+    """`kmeans_layer` with `clusters` learnt centroids of `width` features; `reseed_empty` now and then helps them."""
+
+    def __init__(
+        self,
+        width: int,
+        clusters: int,
+        strength: float = 0.01,
+        temperature: float = 0.001,
+        straight_through: bool = True,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        positive(width=width, clusters=clusters, temperature=temperature)
+        self.settings: dict[str, Any] = {"strength": strength, "temperature": temperature, "reduction": reduction}
+        self.settings |= {"straight_through": straight_through}
+        self.centroids = nn.Parameter(nn.init.xavier_normal_(torch.empty(clusters, width)))
+
+    def forward(self, features: Tensor, **at_call: Tensor | None) -> Tensor:
+        """The loss of (N, D) features."""
+        return kmeans_layer(features, self.centroids, **self.settings, **at_call)
 
 
 @torch.no_grad()

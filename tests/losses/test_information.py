@@ -145,6 +145,17 @@ def test_cmi_is_the_entropy_of_the_mean_less_the_mean_entropy():
     torch.testing.assert_close(conditional_information(logits, labels, centroids, strength=0.5, limit=9.0), expected)
 
 
+def test_cmi_of_maps_is_that_of_their_points():
+    logits, labels, centroids = classified(6)
+    maps = logits.reshape(2, 3, 3).movedim(-1, 1), labels.reshape(2, 3)
+    value = conditional_information(*maps, centroids, reduction="none")
+    assert value.shape == (2, 3)
+    torch.testing.assert_close(value.flatten(), conditional_information(logits, labels, centroids, reduction="none"))
+    losses = [ConditionalMutualInformationLoss(3) for _ in range(2)]
+    torch.testing.assert_close(losses[0](*maps), losses[1](logits, labels))
+    torch.testing.assert_close(losses[0].centroids, losses[1].centroids)
+
+
 def test_centroids_start_with_a_batch_and_move_slowly():
     loss = ConditionalMutualInformationLoss(3, momentum=0.75)
     sure = torch.tensor([[50.0, 0.0, 0.0]])

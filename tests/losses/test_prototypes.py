@@ -12,6 +12,7 @@ from forecast.losses.prototypes import (
     prototype_contrast,
     reseed_empty,
 )
+from forecast.losses.registry import build
 from tests.losses import cases
 from tests.losses.cases import Case, normal
 
@@ -27,8 +28,8 @@ def with_prototypes(count):
 class TestEvery(cases.Every):
     CASES = (
         Case(deviation, four, fixed=(0, 1), without=("chunks",)),
-        Case(prototype_contrast, with_prototypes, {"margin": 1.0}, fixed=(0,), without=("chunks",)),
-        Case(kmeans_layer, with_prototypes, {"straight_through": False}, without=("chunks",)),
+        Case(prototype_contrast, with_prototypes, {"margin": 1.0}, fixed=(0,), without=("chunks", "module")),
+        Case(kmeans_layer, with_prototypes, {"straight_through": False}, without=("chunks", "module")),
     )
 
 
@@ -52,6 +53,22 @@ def test_prototype_contrast_is_the_triplet_loss_of_torch():
     torch.testing.assert_close(prototype_contrast(q, prototypes), expected)
     assert ((q * own).sum(1) >= (q * other).sum(1)).all()
     assert ((q @ prototypes.T).amax(1) == (q * own).sum(1)).all()
+
+
+def test_modules_learn_their_prototypes():
+    z = normal(6, 3, dtype=torch.float32)
+    for spec, function in (
+        ({"name": "prototype_contrast", "width": 3, "count": 4}, prototype_contrast),
+        ({"name": "kmeans_layer", "width": 3, "clusters": 4}, kmeans_layer),
+    ):
+        loss = build(spec)
+        (learnt,) = loss.parameters()
+        assert learnt.shape == (4, 3)
+        torch.testing.assert_close(loss(z), function(z, learnt))
+        weight = torch.arange(6.0)
+        torch.testing.assert_close(loss(z, weight=weight), function(z, learnt, weight=weight))
+        loss(z).backward()
+        assert learnt.grad.isfinite().all() and learnt.grad.any()
 
 
 def test_one_prototype_is_skipped():
