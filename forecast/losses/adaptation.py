@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from forecast.core.errors import ForecastError
-from forecast.losses.common import Loss, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, leave_out, reduce, require, same_shape, wide
 from forecast.losses.registry import register
 
 
@@ -96,8 +96,9 @@ def petal(
     """
     require(strength >= 0, "strength", strength, "must not be negative")
     same_shape(student=student, teacher=teacher)
-    log_s, t = student.movedim(class_dim, -1).log_softmax(-1), teacher.detach().movedim(class_dim, -1).softmax(-1)
-    value = -(t * log_s).sum(-1)
+    student, teacher = student.movedim(class_dim, -1), teacher.detach().movedim(class_dim, -1)
+    student, teacher = leave_out(mask, student.shape[:-1], student, teacher)
+    value = -(teacher.softmax(-1) * student.log_softmax(-1)).sum(-1)
     shapes = [[p.shape for p in part] for part in (parameters, means, variances)]
     if shapes[0] != shapes[1] or shapes[0] != shapes[2]:
         raise ForecastError("parameters, means and variances: must be tensors of the same shapes in the same order")

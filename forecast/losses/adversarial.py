@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import relu
 
-from forecast.losses.common import Loss, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, leave_out, reduce, require, same_shape, wide, without_masked
 from forecast.losses.registry import register
 from forecast.losses.targets import classes
 
@@ -38,6 +38,7 @@ def adc_discriminator(
         ForecastError: shapes that do not match, an odd number of logits, a label out of range.
     """
     same_shape(real=real, made=made)
+    real, made = leave_out(mask, real.shape[:1], real, made)
     return reduce(_entropy(real, real_labels, 0) + _entropy(made, made_labels, 1), reduction, weight, mask)
 
 
@@ -60,6 +61,7 @@ def adc_generator(
     Raises:
         ForecastError: shapes that do not match, an odd number of logits, a label out of range.
     """
+    (made,) = leave_out(mask, made.shape[:1], made)
     return reduce(_entropy(made, made_labels, 0) - _entropy(made, made_labels, 1), reduction, weight, mask)
 
 
@@ -74,6 +76,7 @@ def hinge_discriminator(
 ) -> Tensor:
     """max(0, 1 - D(real)) + max(0, 1 + D(made)), by pair; scores of one shape, (B, *)."""
     same_shape(real=real, made=made)
+    real, made = without_masked(real, mask), without_masked(made, mask)
     return reduce(relu(1 - real) + relu(1 + made), reduction, weight, mask)
 
 

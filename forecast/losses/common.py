@@ -39,9 +39,9 @@ def reduce(value: Tensor, reduction: str = "mean", weight: Tensor | None = None,
     total = torch.ones((), dtype=value.dtype, device=value.device)
     for name, factor in (("weight", weight), ("mask", mask)):
         if factor is not None:
-            total = total * _broadcast(name, factor, value).to(value.dtype)
+            total = total * broadcast(name, factor, value).to(value.dtype)
     if mask is not None:  # a masked NaN must not survive as 0 * NaN, nor in the gradient
-        value = value.masked_fill(~_broadcast("mask", mask, value).bool(), 0.0)
+        value = value.masked_fill(~broadcast("mask", mask, value).bool(), 0.0)
     value = value * total
     if reduction == "none":
         return value
@@ -51,7 +51,8 @@ def reduce(value: Tensor, reduction: str = "mean", weight: Tensor | None = None,
     return value.sum() / torch.where(count > 0, count, torch.ones_like(count))
 
 
-def _broadcast(name: str, factor: Tensor, value: Tensor) -> Tensor:
+def broadcast(name: str, factor: Tensor, value: Tensor) -> Tensor:
+    """`factor` expanded to the shape of `value`, or a ForecastError that says which argument does not fit."""
     try:
         return factor.broadcast_to(value.shape)
     except RuntimeError:
@@ -89,6 +90,7 @@ def from_memory(function: Callable[..., Any]) -> Callable[..., Any]:
             warnings.warn(f"{function.__name__} was built from memory of its paper: an experiment", stacklevel=2)
         return function(*args, **kwargs)
 
+    inner.__dict__["from_memory"] = True
     return inner
 
 
@@ -141,14 +143,14 @@ def without_masked(value: Tensor, mask: Tensor | None) -> Tensor:
     """`value`, zero where the mask is False, so that what is missing there reaches neither loss nor gradient."""
     if mask is None:
         return value
-    return torch.where(_broadcast("mask", mask, value).bool(), value, torch.zeros_like(value))
+    return torch.where(broadcast("mask", mask, value).bool(), value, torch.zeros_like(value))
 
 
 def leave_out(mask: Tensor | None, shape: torch.Size, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Inputs (*shape, *), zero where the mask, broadcastable to `shape`, is False; see `without_masked`."""
     if mask is None:
         return inputs
-    kept = _broadcast("mask", mask, torch.empty(shape, device="meta")).bool()
+    kept = broadcast("mask", mask, torch.empty(shape, device="meta")).bool()
     return tuple(x.masked_fill(~kept.view(*shape, *[1] * (x.ndim - len(shape))), 0.0) for x in inputs)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from forecast.losses.common import Loss, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, leave_out, reduce, require, same_shape, wide, without_masked
 from forecast.losses.registry import register
 from forecast.losses.targets import classes
 
@@ -36,7 +36,7 @@ def soft_targets(
     Raises:
         ForecastError: shapes that do not match, or a temperature not above 0.
     """
-    student, teacher = _logits(student, teacher, temperature, class_dim)
+    student, teacher = _logits(student, teacher, temperature, class_dim, mask)
     return reduce(temperature**2 * _kl(teacher, student), reduction, weight, mask)
 
 
@@ -63,7 +63,7 @@ def kl_top(
         ForecastError: shapes that do not match, k below 1, a temperature not above 0.
     """
     require(k >= 1, "k", k, "must be at least 1")
-    student, teacher = _logits(student, teacher, temperature, class_dim)
+    student, teacher = _logits(student, teacher, temperature, class_dim, mask)
     if k < student.shape[-1]:
         best = teacher.topk(k, dim=-1).indices
         student, teacher = (_chosen(logits, best, other) for logits in (student, teacher))
@@ -95,7 +95,7 @@ def binary_kl(
     Raises:
         ForecastError: shapes that do not match, or a temperature not above 0.
     """
-    s, t = _logits(student, teacher, temperature, class_dim)
+    s, t = _logits(student, teacher, temperature, class_dim, mask)
     yes, no = logsigmoid(t) - logsigmoid(s), logsigmoid(-t) - logsigmoid(-s)
     value = (t.sigmoid() * yes + (-t).sigmoid() * no).sum(-1)
     return reduce(temperature**2 * value, reduction, weight, mask)
@@ -120,7 +120,7 @@ def binary_kl_norm(
     Raises:
         ForecastError: shapes that do not match, or a temperature not above 0.
     """
-    s, t = _logits(student, teacher, 2 * temperature, class_dim)
+    s, t = _logits(student, teacher, 2 * temperature, class_dim, mask)
     size = (s - t).abs()
     return reduce(temperature**2 * (size + softplus(-2 * size) - math.log(2)).sum(-1), reduction, weight, mask)
 
@@ -150,6 +150,7 @@ def norm_direction(
     same_shape(student=student, teacher=teacher)
     require(class_means.ndim == 2 and class_means.shape[1:] == student.shape[1:], "class_means",
             tuple(class_means.shape), f"must be (K, {student.shape[-1]})")  # fmt: skip
+    student, teacher = leave_out(mask, student.shape[:1], student, teacher)
     along = class_means.detach() / class_means.detach().norm(dim=-1, keepdim=True).clamp_min(TINY)
     checked = classes(student @ along.mT, labels, ignore_index=ignore_index, mask=mask)
     own = torch.where(student.abs().sum(-1) > 0, (student.square().sum(-1) + TINY**2).sqrt(), 0.0)
@@ -188,7 +189,8 @@ def self_distillation(
     """
     require(0 <= alpha <= 1, "alpha", alpha, "must lie in [0, 1]")
     same_shape(student=student, teacher=teacher, truth=truth)
-    value = alpha * (student - truth).square() + (1 - alpha) * (student - teacher.detach()).square()
+    by_truth, by_teacher = (without_masked(student - x, mask) for x in (truth, teacher.detach()))
+    value = alpha * by_truth.square() + (1 - alpha) * by_teacher.square()
     return reduce(value, reduction, weight, mask)
 
 
@@ -218,18 +220,20 @@ def module_distillation(
     require(0 <= alpha <= 1, "alpha", alpha, "must lie in [0, 1]")
     checked = classes(student, labels, class_dim=class_dim, ignore_index=ignore_index, mask=mask)
     hard = -checked.pick(checked.logits.log_softmax(-1))
-    s, t = _logits(student, teacher, temperature, class_dim)
-    if checked.mask is not None:
-        s, t = (logits.masked_fill(~checked.mask[..., None], 0.0) for logits in (s, t))
+    s, t = _logits(student, teacher, temperature, class_dim, checked.mask)
     return reduce((1 - alpha) * hard + alpha * temperature**2 * _kl(t, s), reduction, weight, checked.mask)
 
 
-def _logits(student: Tensor, teacher: Tensor, temperature: float, class_dim: int) -> tuple[Tensor, Tensor]:
-    """Both over the temperature, classes last."""
+def _logits(
+    student: Tensor, teacher: Tensor, temperature: float, class_dim: int, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Both over the temperature, classes last, zero where masked."""
     require(temperature > 0, "temperature", temperature, "must be above 0")
     same_shape(student=student, teacher=teacher)
     require(-student.ndim <= class_dim < student.ndim, "class_dim", class_dim, f"logits have {student.ndim} dimensions")
-    return student.movedim(class_dim, -1) / temperature, teacher.detach().movedim(class_dim, -1) / temperature
+    student, teacher = student.movedim(class_dim, -1), teacher.detach().movedim(class_dim, -1)
+    student, teacher = leave_out(mask, student.shape[:-1], student, teacher)
+    return student / temperature, teacher / temperature
 
 
 def _kl(teacher: Tensor, student: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def _given(**factors: Tensor | None) -> dict[str, Tensor]:
     source="Radhakrishna et al. 2024, SPOCKMIP; official code",
     use="column-maximum reflectivity, daily maximum of wind or rain, together with the field itself",
     status="verified",
-    takes="event",
+    takes="maps",
 )
 class ProjectionLoss(nn.Module):
     """`projection` with its settings fixed; `base` is a short name, a config such as {"name": "dice"}, or a loss."""

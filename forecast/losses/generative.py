@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from forecast.losses.common import Loss, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, leave_out, reduce, require, same_shape, wide, without_masked
 from forecast.losses.registry import register
 
 
@@ -38,7 +38,7 @@ def marginal_consistency(
     """
     require(length > 0, "length", length, "must be above 0")
     same_shape(joint=joint, marginal=marginal, conditional=conditional)
-    value = length * (joint - marginal - conditional).square()
+    value = length * without_masked(joint - marginal - conditional, mask).square()
     if everything is not None:
         same_shape(joint=joint, everything=everything)
         value = value - everything
@@ -78,7 +78,8 @@ def score_forgetting(
     """
     require(floor > 0, "floor", floor, "must be above 0")
     same_shape(generated=generated, teacher=teacher, fake=fake)
-    x_g, x_p, x_f = (x.flatten(1) for x in (generated, teacher, fake))
+    given = leave_out(mask, generated.shape[:1], generated, teacher, fake)
+    x_g, x_p, x_f = (x.flatten(1) for x in given)
     omega = (x_p - x_g).abs().mean(1).clamp_min(floor).detach()
     apart = x_p - x_f
     return reduce((apart * ((x_p - x_g) - alpha * apart)).sum(1) / omega, reduction, weight, mask)

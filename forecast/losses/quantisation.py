@@ -41,16 +41,18 @@ def weight_distribution(
     layers = [weights] if isinstance(weights, Tensor) else list(weights)
     for layer in layers:
         require(layer.is_floating_point(), "weights", layer.dtype, "must be real numbers")
-    values = [_shape(layer.to(torch.promote_types(layer.dtype, torch.float32)), target) for layer in layers]
-    if not values:
+    if not layers:
         return empty()
+    kept = [True] * len(layers) if mask is None else mask.broadcast_to((len(layers),)).tolist()
+    values = [_shape(layer.to(torch.promote_types(layer.dtype, torch.float32)), target, keep)
+              for layer, keep in zip(layers, kept, strict=True)]  # fmt: skip
     skews, tails = (torch.stack(part) for part in zip(*values, strict=True))
     return reduce(skewness * skews + kurtosis * tails, reduction, weight, mask)
 
 
-def _shape(layer: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    """Squared skewness, and squared distance of the kurtosis from `target`; 0 for a constant layer."""
-    if not layer.numel():
+def _shape(layer: Tensor, target: float, keep: bool) -> tuple[Tensor, Tensor]:
+    """Squared skewness, and squared distance of the kurtosis from `target`; 0 for a constant layer or one left out."""
+    if not (keep and layer.numel()):
         return empty(layer).to(layer), empty(layer).to(layer)
     centred = layer.flatten() - layer.mean()
     variance = centred.square().mean()

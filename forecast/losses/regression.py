@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss, softplus
 
-from forecast.losses.common import Loss, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, reduce, require, same_shape, wide, without_masked
 from forecast.losses.registry import register
 
 
@@ -30,7 +30,7 @@ def mse(
     Raises:
         ForecastError: shapes that do not match.
     """
-    return reduce(_error(forecast, truth).square(), reduction, weight, mask)
+    return reduce(_error(forecast, truth, mask).square(), reduction, weight, mask)
 
 
 @wide
@@ -47,7 +47,7 @@ def mae(
     Raises:
         ForecastError: shapes that do not match.
     """
-    return reduce(_error(forecast, truth).abs(), reduction, weight, mask)
+    return reduce(_error(forecast, truth, mask).abs(), reduction, weight, mask)
 
 
 @wide
@@ -66,8 +66,8 @@ def huber(
         ForecastError: delta not above 0, or shapes that do not match.
     """
     require(delta > 0, "delta", delta, "must be above 0")
-    same_shape(forecast=forecast, truth=truth)
-    return reduce(huber_loss(forecast, truth, reduction="none", delta=delta), reduction, weight, mask)
+    error = _error(forecast, truth, mask)
+    return reduce(huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta), reduction, weight, mask)
 
 
 @wide
@@ -86,7 +86,7 @@ def log_cosh(
         ForecastError: scale not above 0, or shapes that do not match.
     """
     require(scale > 0, "scale", scale, "must be above 0")
-    size = (_error(forecast, truth) / scale).abs()
+    size = (_error(forecast, truth, mask) / scale).abs()
     return reduce(scale**2 * (size + softplus(-2 * size) - math.log(2)), reduction, weight, mask)
 
 
@@ -151,10 +151,7 @@ def assistive_teacher_regression(
     """
     require(0 <= near <= 1, "near", near, "must lie in [0, 1]")
     main, assist = assistive_terms(
-        student,
-        truth,
-        tough,
-        tolerant,
+        *(without_masked(x, mask) for x in (student, truth, tough, tolerant)),
         tough_factor=tough_factor,
         tolerant_factor=tolerant_factor,
         tough_reward=tough_reward,
@@ -164,9 +161,9 @@ def assistive_teacher_regression(
     return reduce(2 * main + assist, reduction, weight, mask)
 
 
-def _error(forecast: Tensor, truth: Tensor) -> Tensor:
+def _error(forecast: Tensor, truth: Tensor, mask: Tensor | None) -> Tensor:
     same_shape(forecast=forecast, truth=truth)
-    return forecast - truth
+    return without_masked(forecast - truth, mask)
 
 
 @register(

@@ -160,7 +160,7 @@ def mixed_barlow_twins(
     plain = _correlation(_standard(first, part, eps), _standard(second, part, eps), part)
     one, two, mid = (_standard(x, part, eps, unbiased=True) for x in (first, second, mixed))
     target = share * one + (1 - share) * two[order]
-    gap = 0.0
+    gap = torch.zeros_like(plain[0, 0])
     for view in (one, two):
         wanted = _correlation(target, view, part)
         gap = gap + (_correlation(mid, view, part) - (wanted.detach() if detach_target else wanted)).square().sum()

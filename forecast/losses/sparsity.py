@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from forecast.core.errors import ForecastError
-from forecast.losses.common import Loss, empty, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, empty, leave_out, reduce, require, same_shape, wide
 from forecast.losses.registry import register
 
 
@@ -115,6 +115,7 @@ def aux_k(
         dead.shape == shape[:1] and dead.dtype == torch.bool, "dead", tuple(dead.shape), f"must be {shape[0]} bools"
     )
     left = (target - reconstruction).detach()
+    left, features = leave_out(mask, left.shape[:-1], left, features)
     sound = left.isfinite().all(-1) & features.isfinite().all(-1)
     if not bool(dead.any()):
         return reduce(empty(features, decoder).expand(sound.shape), reduction, weight, mask)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from forecast.core.errors import ForecastError
-from forecast.losses.common import Loss, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, leave_out, reduce, require, same_shape, wide
 from forecast.losses.distillation import binary_kl_norm
 from forecast.losses.registry import register
 from forecast.losses.targets import classes
@@ -114,9 +114,9 @@ def multi_horizon_consistency(
         ForecastError: shapes that do not match, or a label out of range.
     """
     same_shape(latents=latents, teacher=teacher)
-    require(
-        latents.shape[:2] == student.shape[:2], "latents", tuple(latents.shape), "must begin as student does, (B, H)"
-    )
+    leads = student.shape[:2]
+    require(latents.shape[:2] == leads, "latents", tuple(latents.shape), "must begin as student does, (B, H)")
+    latents, teacher = leave_out(mask, leads, latents, teacher)
     value, kept = _lead_error(student, truth, ignore_index, mask)
     if sampled is not None:
         same_shape(student=student, sampled=sampled)
@@ -131,6 +131,7 @@ def _lead_error(
 ) -> tuple[Tensor, Tensor | None]:
     if truth.is_floating_point():
         same_shape(student=forecast, truth=truth)
+        forecast, truth = leave_out(mask, forecast.shape[:2], forecast, truth)
         return (forecast - truth).square().flatten(2).mean(-1) if forecast.ndim > 2 else (
             forecast - truth
         ).square(), mask
@@ -166,6 +167,7 @@ def masked_instances(
     require(student_temperature > 0, "student_temperature", student_temperature, "must be above 0")
     require(teacher_temperature > 0, "teacher_temperature", teacher_temperature, "must be above 0")
     same_shape(student=student, teacher=teacher)
+    student, teacher = leave_out(mask, student.shape[:1], student, teacher)
     checked = classes(student, labels, ignore_index=ignore_index, mask=mask)
     log_t = (teacher.detach() / teacher_temperature).log_softmax(-1)
     apart = (log_t.exp() * (log_t - (student / student_temperature).log_softmax(-1))).sum(-1)
@@ -219,10 +221,15 @@ def shifted_distillation(
     require(temperature > 0, "temperature", temperature, "must be above 0")
     same_shape(student=student, teacher=teacher)
     same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
+    kept = student.shape[:1]
+    student, teacher, student_logits, teacher_logits = leave_out(
+        mask, kept, student, teacher, student_logits, teacher_logits
+    )
     value = (student - teacher.detach()).square().mean(-1)
-    chosen = agreement(student_logits, teacher_logits)
+    chosen = agreement(student_logits, teacher_logits, mask)
     if mixed is not None:
         same_shape(student=student, mixed=mixed)
+        (mixed,) = leave_out(mask, kept, mixed)
         alike = normalize(student, dim=-1) @ normalize(mixed, dim=-1).mT / temperature
         alike = alike.masked_fill(
             (chosen == 0) & ~torch.eye(len(chosen), dtype=torch.bool, device=chosen.device), -torch.inf
@@ -232,12 +239,13 @@ def shifted_distillation(
 
 
 @torch.no_grad()
-def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """(B,) weights of mean 1: the surer both networks are of the same class; 0 where they differ."""
+def agreement(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(B,) weights of mean 1 over what is kept: the surer both networks are of the same class; 0 where they differ."""
     s, t = student_logits.softmax(-1), teacher_logits.softmax(-1)
     sure = ((s + t) / 2).amax(-1) * (s.argmax(-1) == t.argmax(-1))
-    total = sure.sum()
-    return sure * len(sure) / torch.where(total > 0, total, torch.ones_like(total))
+    kept = torch.ones_like(sure) if mask is None else mask.broadcast_to(sure.shape).to(sure.dtype)
+    sure, total = sure * kept, (sure * kept).sum()
+    return sure * kept.sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
 @register(

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from forecast.losses.common import Loss, reduce, require, same_shape, wide
+from forecast.losses.common import Loss, leave_out, reduce, require, same_shape, wide
 from forecast.losses.persistence import Bars, bars, matched_holes, matched_pieces
 from forecast.losses.registry import register
 
@@ -50,7 +50,8 @@ def betti_matching(
         logits.ndim >= 3 and min(logits.shape[-2:]) >= 2, "logits", tuple(logits.shape), "must be maps (B, *, H, W)"
     )
     forecast = logits.sigmoid() if from_logits else logits
-    truth, size = labels.to(forecast.dtype), logits.shape[-2:]
+    size = logits.shape[-2:]
+    forecast, truth = leave_out(mask, logits.shape[:-2], forecast, labels.to(forecast.dtype))
     maps = zip(forecast.reshape(-1, *size), truth.reshape(-1, *size), strict=True)
     errors = [_matching_error(x, y) for x, y in maps]
     value = torch.stack(errors).view(logits.shape[:-2]) if errors else forecast.sum((-2, -1))
@@ -103,6 +104,7 @@ def multi_persistence(
     require(forecast.ndim in (4, 5) and min(forecast.shape[2:]) >= 2, "forecast", tuple(forecast.shape),
             "must be (B, P, H, W) or (B, P, L, H, W)")  # fmt: skip
     require(keep >= 1, "keep", keep, "must be at least 1")
+    forecast, truth = leave_out(mask, forecast.shape[:1], forecast, truth)
     fields = forecast.shape[1]
     lines = torch.as_tensor(_directions(fields) if directions is None else directions).to(forecast)
     require(lines.ndim == 2 and lines.shape[1] == fields and bool((lines > 0).all()), "directions", directions,

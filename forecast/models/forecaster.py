@@ -59,7 +59,7 @@ class Forecaster(nn.Module):
         self.noise_shape = self.network.noise_shape
         self._register(_increments(fields, self.normalise), _lower(fields, self.normalise))
         options = {"alpha": loss.alpha} if loss.name == "almost_fair_crps" else {}
-        self.score = losses.build({"name": loss.name, **options, **loss.options})
+        self.score = losses.build({"name": loss.name, "reduction": "none", **options, **loss.options})
         self.terms = Terms(loss.terms, fields, 2 * section.grid_width)
         self._taught_by: dict[str, Forecaster] = {}
         weights = losses.weights.from_section(loss, fields.variables, fields.areas, self.step_scale.double().numpy())

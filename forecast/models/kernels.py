@@ -9,14 +9,14 @@ The operators that use them, with the same formulas in torch for other devices, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 
-_pool = ThreadPoolExecutor(thread_name_prefix="kernels")
+from forecast.core import threads
+
 _jit = numba.njit(nogil=True, fastmath=True, error_model="numpy")
 
 
@@ -25,12 +25,11 @@ def over_rows(loop: Callable[..., Any], rows: Sequence[np.ndarray], whole: Seque
 
     Returns what the loop returns for each piece.
     """
-    size = len(rows[0])
-    pieces = max(1, min(torch.get_num_threads(), size))
-    cuts = [size * i // pieces for i in range(pieces + 1)]
-    parts = [[array[i:j] for array in rows] for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
-    others = [_pool.submit(loop, *part, *whole) for part in parts[1:]]
-    return [loop(*parts[0], *whole), *(other.result() for other in others)]
+
+    def piece(begin: int, end: int) -> Any:
+        return loop(*(array[begin:end] for array in rows), *whole)
+
+    return threads.share(piece, len(rows[0]), torch.get_num_threads())
 
 
 @_jit

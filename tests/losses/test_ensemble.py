@@ -1,3 +1,7 @@
+"""The CRPS and its variants. float64 runs the formulas in torch, float32 and bfloat16 the loops of the CPU."""
+
+import math
+
 import numpy as np
 import pytest
 import scoringrules
@@ -6,13 +10,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.core.errors import ForecastError
-from forecast.losses import AlmostFairCRPS, almost_fair_crps, crps, ensemble, fair_crps
+from forecast.losses import ensemble, registry
+from forecast.losses.ensemble import almost_fair_crps, crps, fair_crps, threshold_weighted_crps, weighted_crps
+from tests.losses import contract
+
+WEIGHTS = [0.5, 2.0, 0.0, 1.0]  # of four members
+VARIANTS = {
+    "almost fair": (almost_fair_crps, {}),
+    "fair": (fair_crps, {}),
+    "standard": (crps, {}),
+    "above": (threshold_weighted_crps, {"above": -0.25}),
+    "below": (threshold_weighted_crps, {"below": 0.5, "alpha": 1.0}),
+    "interval": (threshold_weighted_crps, {"above": -0.5, "below": 0.75, "alpha": 0.0}),
+    "smooth": (threshold_weighted_crps, {"centre": 0.125, "width": 0.75}),
+    "weighted": (weighted_crps, {"member_weights": WEIGHTS}),
+    "fair weighted": (weighted_crps, {"member_weights": WEIGHTS, "alpha": 1.0}),
+}
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def sample(members, points=7, seed=0, dtype=torch.float64):
+def loss(variant):
+    function, options = VARIANTS[variant]
+    return lambda *inputs, **kwargs: function(*inputs, **options, **kwargs)
+
+
+def sample(members=4, points=7, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(2, members, points, dtype=dtype, generator=generator)
-    return x, torch.randn(2, points, dtype=dtype, generator=generator)
+    x = torch.randn(2, members, points, dtype=torch.float64, generator=generator)
+    return x.to(dtype), torch.randn(2, points, dtype=torch.float64, generator=generator).to(dtype)
+
+
+def pointwise(function, *inputs, **options):
+    return function(*inputs, reduction="none", **options)
 
 
 def all_pairs(x, y, alpha):
@@ -32,21 +61,22 @@ def mixture(x, y, alpha):
     return error - gaps * (alpha / (2 * m * (m - 1)) + (1 - alpha) / (2 * m * m))
 
 
-def rank_form(x, y, alpha):
-    """Sorted members weighted by their rank."""
-    m = x.shape[1]
-    rank = 2 * torch.arange(m, dtype=x.dtype) - m + 1
-    spread = (x.sort(dim=1).values * rank[:, None]).sum(1)
-    return (x - y[:, None]).abs().mean(1) - spread * (m - 1 + alpha) / (m**2 * (m - 1))
+def quantiles(x, y, alpha):
+    """For alpha = 0 twice the mean pinball loss of the sorted members, as levels (k - 1/2) / M."""
+    level = (torch.arange(x.shape[1], dtype=x.dtype) + 0.5)[:, None] / x.shape[1]
+    u = y[:, None] - x.sort(dim=1).values
+    fair = mixture(x, y, alpha) - mixture(x, y, 0.0)
+    return 2 * torch.maximum(level * u, (level - 1) * u).mean(1) + fair
 
 
-@pytest.mark.parametrize("members", [2, 3, 4, 11, 12, 13, 50])
+@pytest.mark.parametrize("members", [2, 3, 4, 17, 50])
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.95, 1.0])
 def test_all_forms_agree(members, alpha):
     x, y = sample(members)
-    for form in (all_pairs, mixture, rank_form):
+    for form in (all_pairs, mixture, quantiles):
         # float64 rounding of sums of up to 2500 terms of order one
-        torch.testing.assert_close(almost_fair_crps(x, y, alpha), form(x, y, alpha), atol=1e-13, rtol=0)
+        score = pointwise(almost_fair_crps, x, y, alpha=alpha)
+        torch.testing.assert_close(score, form(x, y, alpha), atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("members", [2, 4, 20])
@@ -54,15 +84,104 @@ def test_all_forms_agree(members, alpha):
 def test_equals_scoringrules(members, ours, estimator):
     x, y = sample(members)
     theirs = scoringrules.crps_ensemble(y.numpy(), x.movedim(1, -1).numpy(), estimator=estimator)
-    np.testing.assert_allclose(ours(x, y).numpy(), theirs, atol=1e-12)
+    np.testing.assert_allclose(pointwise(ours, x, y).numpy(), theirs, atol=1e-12)
 
 
+def chained(z, above=None, below=None, centre=None, width=None, **_):
+    if centre is not None:
+        u = (z - centre) / width
+        normal = torch.distributions.Normal(0.0, 1.0)
+        return (z - centre) * normal.cdf(u) + width * normal.log_prob(u).exp()
+    return z.clamp(above, below)
+
+
+@pytest.mark.parametrize("variant", ["above", "below", "interval", "smooth"])
+def test_threshold_weight_is_the_score_of_the_chained(variant):
+    x, y = sample(6, 40)
+    options = VARIANTS[variant][1]
+    expected = mixture(chained(x, **options), chained(y, **options), options.get("alpha", 0.95))
+    torch.testing.assert_close(pointwise(loss(variant), x, y), expected)
+
+
+def test_thresholds_equal_scoringrules_and_may_differ_by_point():
+    x, y = sample(5)
+    t = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    theirs = scoringrules.twcrps_ensemble(
+        y.numpy(),
+        x.movedim(1, -1).numpy(),
+        v_func=lambda z: np.maximum(z, t.numpy().reshape([-1] + [1] * (z.ndim - 2))),
+    )
+    ours = pointwise(threshold_weighted_crps, x, y, above=t, alpha=0.0)
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-12)
+
+
+def test_limits_of_thresholds():
+    x, y = sample()
+    plain = almost_fair_crps(x, y)
+    torch.testing.assert_close(threshold_weighted_crps(x, y, above=-1e3), plain)
+    torch.testing.assert_close(threshold_weighted_crps(x, y, centre=-1e3, width=1.0), plain)
+    leaf = x.clone().requires_grad_()
+    score = threshold_weighted_crps(leaf, y, above=1e3)
+    score.backward()
+    assert score.item() == 0
+    assert (leaf.grad == 0).all()
+    parts = [threshold_weighted_crps(x, y, **{side: 0.25}) for side in ("above", "below")]
+    torch.testing.assert_close(sum(parts), plain)  # weights that add up to 1
+
+
+def weighted_pairs(x, y, w, alpha):
+    w = w / w.sum(1, keepdim=True)
+    gain = 1 - alpha + alpha / (1 - w.square().sum(1))
+    gaps = (x[:, :, None] - x[:, None]).abs() * w[:, :, None] * w[:, None]
+    return (w * (x - y[:, None]).abs()).sum(1) - gain * gaps.sum(dim=(1, 2)) / 2
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_member_weights(alpha, dtype):
+    x, y = sample(5, 9)
+    w = torch.rand(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    ours = pointwise(weighted_crps, x.to(dtype), y.to(dtype), member_weights=w.to(dtype), alpha=alpha)
+    torch.testing.assert_close(ours, weighted_pairs(x, y, w, alpha).to(dtype), rtol=1e-5, atol=1e-7)
+    same = pointwise(weighted_crps, x.to(dtype), y.to(dtype), member_weights=[3.0] * 5, alpha=alpha)
+    torch.testing.assert_close(same, pointwise(almost_fair_crps, x, y, alpha=alpha).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_members_without_weight_might_as_well_not_be_there(dtype):
+    x, y = sample(4, dtype=dtype)
+    x[:, 2] = torch.nan
+    x.requires_grad_()
+    score = weighted_crps(x, y, member_weights=[1.0, 1.0, 0.0, 1.0], alpha=0.6)
+    torch.testing.assert_close(score, almost_fair_crps(x.detach()[:, [0, 1, 3]], y, alpha=0.6))
+    score.backward()
+    assert x.grad.isfinite().all()
+    alone = pointwise(weighted_crps, x, y, member_weights=[0.0, 2.0, 0.0, 0.0], alpha=1.0)
+    torch.testing.assert_close(alone, (x[:, 1] - y).abs())
+
+
+def test_member_weights_can_be_learnt():
+    x, y = sample()
+    w = torch.tensor([0.3, 1.0, 0.6, 2.0], dtype=torch.float64, requires_grad=True)
+    for alpha in (0.0, 0.8):
+        assert torch.autograd.gradcheck(lambda w, a=alpha: weighted_crps(x, y, member_weights=w, alpha=a), w)
+    single = w.detach().float().requires_grad_()
+    weighted_crps(x.float(), y.float(), member_weights=single, alpha=0.8).backward()
+    weighted_crps(x, y, member_weights=w, alpha=0.8).backward()
+    torch.testing.assert_close(single.grad.double(), w.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("z", [0.5, 3.0, -40.0])
-def test_lone_member_is_punished_unless_fair(z):
-    x, y = torch.zeros(1, 4, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+def test_lone_member_is_punished_unless_fair(z, dtype):
+    x, y = torch.zeros(1, 4, 1, dtype=dtype), torch.zeros(1, 1, dtype=dtype)
     x[0, 3] = z
-    assert almost_fair_crps(x, y, alpha=0.95).item() == pytest.approx(0.003125 * abs(z))
-    assert fair_crps(x, y).item() == pytest.approx(0.0, abs=1e-12)
+    x.requires_grad_()
+    assert almost_fair_crps(x, y, alpha=0.95).item() == pytest.approx(0.05 * abs(z) / 16)
+    score = fair_crps(x, y)
+    score.backward()
+    assert score.item() == 0
+    assert x.grad[0, 3] == 0
 
 
 def test_two_members_by_hand():
@@ -70,39 +189,21 @@ def test_two_members_by_hand():
     # mean error (1 + 2) / 2; pair 3, coefficient (2 - 1 + a) / (4 * 1)
     assert almost_fair_crps(x, y, alpha=0.0).item() == pytest.approx(1.5 - 3 / 4)
     assert almost_fair_crps(x, y, alpha=1.0).item() == pytest.approx(1.5 - 3 / 2)
+    # weights 1/4, 3/4: 0.25 * 1 + 0.75 * 2 - 3/16 * 3
+    assert weighted_crps(x, y, member_weights=[1.0, 3.0]).item() == pytest.approx(1.75 - 9 / 16)
+    # of max(z, 3): 3, 4 against 3
+    assert threshold_weighted_crps(x, y, above=3.0, alpha=0.0).item() == pytest.approx(0.5 - 1 / 4)
 
 
-@pytest.mark.parametrize("members", [2, 4, 13])
-@pytest.mark.parametrize("dim", [0, 1, -1])
-def test_gradient(members, dim):
-    x, y = sample(members, points=3)
-    x, w = x.movedim(1, dim).contiguous().requires_grad_(), torch.rand(2, 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda a, b: almost_fair_crps(a, b, 0.95, dim, w), (x, y.requires_grad_()))
-
-
-@pytest.mark.parametrize("members", [4, 13])
-def test_gradient_at_ties_is_the_mean_of_both_sides(members):
-    values = torch.randint(0, 3, (5, members, 40), generator=torch.Generator().manual_seed(1)).double()
-    truth = torch.randint(0, 3, (5, 40), generator=torch.Generator().manual_seed(2)).double()
-    x = values.clone().requires_grad_()
-    almost_fair_crps(x, truth).sum().backward()
-    step = 1e-3  # of a piecewise linear function whose kinks lie at integers: the central difference is exact
-    for j in range(members):
-        shift = torch.zeros_like(values)
-        shift[:, j] = step
-        central = (mixture(values + shift, truth, 0.95) - mixture(values - shift, truth, 0.95)) / (2 * step)
-        torch.testing.assert_close(x.grad[:, j], central, atol=1e-10, rtol=0)
-
-
-def test_sorting_and_pairs_give_the_same_gradient(monkeypatch):
-    x, y = sample(9)
-    gradients = []
-    for limit in (0, 100):
-        monkeypatch.setattr(ensemble, "_PAIRS_UP_TO", limit)
-        leaf = x.clone().requires_grad_()
-        almost_fair_crps(leaf, y).sum().backward()
-        gradients.append(leaf.grad)
-    torch.testing.assert_close(*gradients, atol=1e-14, rtol=0)
+def test_lone_member_is_refused_unless_told_otherwise():
+    x, y = sample(1)
+    for function, options in VARIANTS.values():
+        if "member_weights" not in options:
+            with pytest.raises(ForecastError, match="members=1"):
+                function(x, y, **options)
+    for dtype in (torch.float64, torch.float32):
+        ours = pointwise(almost_fair_crps, x.to(dtype), y.to(dtype), allow_deterministic=True)
+        torch.testing.assert_close(ours, (x[:, 0] - y).abs().to(dtype))
 
 
 def test_fair_score_of_own_distribution_does_not_depend_on_members():
@@ -111,50 +212,63 @@ def test_fair_score_of_own_distribution_does_not_depend_on_members():
         x = torch.randn(1, members, 400_000, generator=generator)
         y = torch.randn(1, 400_000, generator=generator)
         # the standard error of 400,000 scores of standard deviation below 1 is 0.0016
-        assert almost_fair_crps(x, y, alpha).mean().item() == pytest.approx(factor / np.pi**0.5, abs=0.006)
+        assert almost_fair_crps(x, y, alpha=alpha).item() == pytest.approx(factor / math.pi**0.5, abs=0.006)
 
 
 @settings(max_examples=25, deadline=None)
 @given(shift=st.floats(-5, 5), scale=st.floats(0.1, 5), seed=st.integers(0, 100))
 def test_invariances(shift, scale, seed):
     x, y = sample(5, seed=seed)
-    score = almost_fair_crps(x, y)
-    assert (score >= -1e-12).all()
-    torch.testing.assert_close(almost_fair_crps(scale * x + shift, scale * y + shift), scale * score)
-    torch.testing.assert_close(almost_fair_crps(x[:, torch.randperm(5)], y), score)
+    score = pointwise(almost_fair_crps, x, y)
+    assert (score >= 0).all()
+    torch.testing.assert_close(pointwise(almost_fair_crps, scale * x + shift, scale * y + shift), scale * score)
+    torch.testing.assert_close(pointwise(almost_fair_crps, x[:, torch.randperm(5)], y), score)
 
 
-def test_weights_are_fused():
-    x, y = sample(4)
-    w = torch.rand(7, dtype=torch.float64)
-    torch.testing.assert_close(almost_fair_crps(x, y, weights=w), almost_fair_crps(x, y) * w)
+@each_variant
+def test_what_every_loss_keeps(variant):
+    inputs = sample()
+    contract.gradient(loss(variant), inputs)
+    contract.precision(loss(variant), inputs)
+    for dtype in (torch.float64, torch.float32):
+        single = [x.to(dtype) for x in inputs]
+        contract.reductions(loss(variant), single)
+        contract.masked_nan(loss(variant), single)
+        contract.empty(loss(variant), single)
 
 
-def test_half_precision_is_scored_in_float32():
-    x, y = sample(4, dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert almost_fair_crps(x, y).dtype == torch.float32
-    half = x.bfloat16().requires_grad_()
-    score = almost_fair_crps(half, y)
-    score.sum().backward()
-    assert score.dtype == torch.float32
-    assert half.grad.dtype == torch.bfloat16
-    torch.testing.assert_close(score, almost_fair_crps(x.bfloat16().float(), y))
-
-
-def test_module_is_the_function():
-    x, y = sample(4)
-    torch.testing.assert_close(AlmostFairCRPS(0.5)(x, y), almost_fair_crps(x, y, 0.5))
+@pytest.mark.parametrize("name", ["almost_fair_crps", "fair_crps", "crps", "weighted_crps", "threshold_weighted_crps"])
+def test_module_is_the_function(name):
+    options = {"weighted_crps": {"member_weights": WEIGHTS}, "threshold_weighted_crps": {"above": 0.5}}.get(name, {})
+    x, y = sample()
+    module = registry.build({"name": name, **options})
+    torch.testing.assert_close(module(x, y), getattr(ensemble, name)(x, y, **options))
 
 
 @pytest.mark.parametrize(
-    ("members", "truth", "alpha", "words"),
+    ("change", "words"),
     [
-        ((2, 1, 7), (2, 7), 0.95, "at least 2"),
-        ((2, 4, 7), (2, 6), 0.95, "shape"),
-        ((2, 4, 7), (2, 7), 1.5, "alpha=1.5"),
+        ({"members": torch.zeros(2, 1, 7)}, "members=1: at least 2"),
+        ({"truth": torch.zeros(2, 6)}, r"truth of shape \(2, 6\)"),
+        ({"alpha": 1.5}, "alpha=1.5"),
+        ({"reduction": "average"}, "reduction=average"),
+        ({"ensemble_dim": 3}, "ensemble_dim=3"),
+        ({"weight": torch.ones(3)}, r"weight of shape \(3,\)"),
+        ({"mask": torch.ones(3, dtype=torch.bool)}, r"mask of shape \(3,\)"),
+        ({"function": threshold_weighted_crps}, "above, below or both"),
+        ({"function": threshold_weighted_crps, "above": 0.0, "centre": 0.0, "width": 1.0}, "above, below or both"),
+        ({"function": threshold_weighted_crps, "centre": 0.0}, "centre and width"),
+        ({"function": threshold_weighted_crps, "above": 1.0, "below": 0.0}, "less than below=0.0"),
+        ({"function": threshold_weighted_crps, "centre": 0.0, "width": 0.0}, "width=0.0"),
+        ({"function": threshold_weighted_crps, "above": [0.0, 1.0]}, "lower threshold of shape"),
+        ({"function": weighted_crps, "member_weights": [1.0, 2.0]}, "one for each member"),
+        ({"function": weighted_crps, "member_weights": [1.0, -2.0, 0.0, 0.0]}, "must not be negative"),
+        ({"function": weighted_crps, "member_weights": [0.0] * 4}, "all 0"),
+        ({"function": weighted_crps, "member_weights": torch.ones(3, 7)}, "member_weights of shape"),
     ],
 )
-def test_bad_input(members, truth, alpha, words):
+def test_bad_input(change, words):
+    given = {"members": torch.zeros(2, 4, 7), "truth": torch.zeros(2, 7), "function": almost_fair_crps} | change
+    function, members, truth = (given.pop(name) for name in ("function", "members", "truth"))
     with pytest.raises(ForecastError, match=words):
-        almost_fair_crps(torch.zeros(members), torch.zeros(truth), alpha)
+        function(members, truth, **given)

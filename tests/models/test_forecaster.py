@@ -97,7 +97,8 @@ def test_training_loss_is_the_score_of_the_rollout():
         for s in range(2):
             xi = model._noise(data.keys, 3, s)
             state = model.step(window, data.forcings[:, 1 + s], s == 0, xi)
-            total.append(almost_fair_crps(model.normalise(state), model.normalise(data.targets[:, s])))
+            truth = model.normalise(data.targets[:, s])
+            total.append(almost_fair_crps(model.normalise(state), truth, reduction="none"))
             window = torch.cat([window[:, :, 1:], state[:, :, None]], dim=2)
     score = torch.stack(total).mean(dim=(0, 1)).double().numpy()
     f = fields()
