@@ -152,7 +152,7 @@ def test_what_cannot_be_is_named(terms: dict[str, Any], words: str) -> None:
 
 LOSSES = [e for e in losses.registry.entries() if e.takes in ("event", "classes", "maps") and e.extra is None]
 SEVERAL = {"multi_grained_focal", "decoupled_softmax", "soft_top_k"}  # labels at once
-OPTIONS: dict[str, dict[str, Any]] = {"soft_top_k": {"k": 1}}
+OPTIONS: dict[str, dict[str, Any]] = {"soft_top_k": {"k": 1}, "conditional_information": {"classes": 4}}
 APART = {
     "aldr",  # keeps a number for each sample of an archive, which a grid's points are not
     "hybrid_multilabel",  # correlates the labels of samples, not of points
