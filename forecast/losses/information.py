@@ -225,7 +225,7 @@ def _counted(logits: Tensor, labels: Tensor, ignore_index: int, mask: Tensor | N
     source="Ye et al. 2024, Bayes Conditional Distribution Estimation for Knowledge Distillation, official losses.py",
     use="a teacher of weather classes whose probabilities tell its students more than the class",
     status="verified",
-    takes="classes",
+    takes="rows",
 )
 class ConditionalMutualInformationLoss(nn.Module):
     """`conditional_information` with class centroids that it keeps, as exponential means over batches.

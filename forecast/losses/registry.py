@@ -12,7 +12,7 @@ from torch import nn
 
 from forecast.core.errors import ForecastError
 
-Takes = Literal["ensemble", "field", "event", "maps", "classes", "latent", "teacher", "parameters", "other"]
+Takes = Literal["ensemble", "field", "event", "maps", "classes", "rows", "latent", "teacher", "parameters", "other"]
 Status = Literal["verified", "derived", "third-party", "from memory"]
 
 Made = TypeVar("Made", bound=Callable[..., nn.Module])
@@ -28,7 +28,8 @@ class Entry:
         status: verified in official code or the paper's text; derived; third-party: read in others' code only;
             from memory: built without a source at hand, warns once.
         takes: what it is fed: ensemble (members, truth); field (forecast, truth); event (logits, 0 or 1 labels); maps
-            (the same, of rows and columns); classes (logits, class numbers); latent (features of one or two views);
+            (the same, of rows and columns); classes (logits, class numbers); rows (logits (R, K) of
+            samples, their labels); latent (features of one or two views);
             teacher (student, teacher); parameters (weights or activations of a network); other.
         extra: optional packages that it needs, installed as `forecast[<extra>]`; None for torch alone.
     """

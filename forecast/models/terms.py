@@ -119,7 +119,7 @@ class Terms(nn.Module):
         generator = torch.Generator(step.truth.device).manual_seed(seeding.key(step.keys[0], "loss") >> 1)
         common: dict[str, Any] = {"generator": generator}
         if term.event is not None:
-            return common | self._event(term.event, step, weights, losses.registry.entry(term.loss).takes == "maps")
+            return common | self._event(term.event, step, weights, losses.registry.entry(term.loss).takes)
         if term.of == "weights":
             return common | {"weights": [p for p in network.parameters() if p.ndim == 2]}
         if term.of == "latent":
@@ -131,11 +131,16 @@ class Terms(nn.Module):
         each, truth = step.members.flatten(0, 1), step.truth.repeat_interleave(step.members.shape[1], dim=0)
         return common | {"forecast": each, "prediction": each, "truth": truth, "target": truth}
 
-    def _event(self, event: Event, step: Step, weights: Tensor, maps: bool) -> dict[str, Any]:
+    def _event(self, event: Event, step: Step, weights: Tensor, takes: str) -> dict[str, Any]:
         head = self.head(event)
         logits, labels = head(step.features.hidden), head.labels(step.truth)
         weight = {"weight": weights.sum(dim=1) * len(weights)}
-        if maps:  # which are scored whole, so that no point has a weight
+        if takes == "rows":
+            each = weight["weight"].expand(len(logits), -1).flatten()
+            weight["weight"] = each if head.bins else each[:, None]
+            logits = logits.movedim(1, -1).flatten(0, 1)
+            labels = labels.flatten() if head.bins else labels.movedim(1, -1).flatten(0, 1)
+        if takes == "maps":  # which are scored whole, so that no point has a weight
             if self.grid is None or not self.grid.is_regular:
                 raise ForecastError("loss.terms: a loss of maps needs a grid of rows and columns")
             logits, labels = (x.unflatten(-1, self.grid.shape) for x in (logits, labels))

@@ -150,18 +150,15 @@ def test_what_cannot_be_is_named(terms: dict[str, Any], words: str) -> None:
         loss(forecaster(terms))
 
 
-LOSSES = [e for e in losses.registry.entries() if e.takes in ("event", "classes", "maps") and e.extra is None]
-SEVERAL = {"multi_grained_focal", "decoupled_softmax", "soft_top_k"}  # labels at once
+LOSSES = [e for e in losses.registry.entries() if e.takes in ("event", "classes", "maps", "rows") and e.extra is None]
+SEVERAL = {"multi_grained_focal", "decoupled_softmax", "soft_top_k", "hybrid_multilabel"}  # labels at once
 OPTIONS: dict[str, dict[str, Any]] = {"soft_top_k": {"k": 1}, "conditional_information": {"classes": 4}}
-APART = {
-    "aldr",  # keeps a number for each sample of an archive, which a grid's points are not
-    "hybrid_multilabel",  # correlates the labels of samples, not of points
-}
+APART = {"aldr"}  # keeps a number for each sample of an archive, which a grid's points are not
 
 
 @pytest.mark.parametrize("entry", [e for e in LOSSES if e.name not in APART], ids=lambda e: e.name)
 def test_every_loss_of_events_trains_a_head(entry: losses.registry.Entry) -> None:
-    event: dict[str, Any] = BINS if entry.takes == "classes" else RAIN
+    event: dict[str, Any] = RAIN if entry.takes in ("event", "maps") else BINS
     if entry.name in SEVERAL:
         event = {"variable": "tp", "above": [0.0002, 0.0005, 0.001]}
     model = forecaster(term(entry.name, "event", event=event, options=OPTIONS.get(entry.name, {})))

@@ -87,7 +87,7 @@ def _contrast(features: Tensor, y: Tensor, temperature: float) -> Tensor:
     source="Improving Arabic Multi-Label Emotion Classification using Stacked Embeddings and Hybrid Loss Function",
     use="hazards that come together: wind, rain and thunder",
     status="from memory",
-    takes="event",
+    takes="rows",
 )
 class HybridMultilabelLoss(Loss, of=hybrid_multilabel):
     """`hybrid_multilabel` with its settings fixed."""
