@@ -66,6 +66,8 @@ class ManifoldEntropyLoss(nn.Module):
     memory starts with random codes; this one starts empty, and the first call gives 0.
     """
 
+    stateful = True
+
     def __init__(
         self,
         width: int,

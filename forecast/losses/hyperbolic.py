@@ -171,6 +171,8 @@ class PseudoNegatives(nn.Module):
     variance. `reset_state` forgets it.
     """
 
+    stateful = True
+
     def __init__(self, width: int, momentum: float = 0.8, variance: float = 1.0) -> None:
         super().__init__()
         positive(width=width, variance=variance)

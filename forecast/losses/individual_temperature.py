@@ -45,6 +45,8 @@ class IndividualTemperatureLoss(nn.Module):
         ForecastError: settings out of range; at call: shapes that differ, one sample, an index out of range.
     """
 
+    stateful = True
+
     def __init__(
         self,
         samples: int,

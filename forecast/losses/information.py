@@ -234,6 +234,8 @@ class ConditionalMutualInformationLoss(nn.Module):
     `centroids` and `seen` are in the state; each process keeps its own. They change in training mode only.
     """
 
+    stateful = True
+
     def __init__(
         self, classes: int, strength: float = 0.1, momentum: float = 0.9999, limit: float | None = None
     ) -> None:

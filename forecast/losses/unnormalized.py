@@ -72,6 +72,8 @@ class UnnormalizedNLLLoss(nn.Module):
         rate: g in (0, 1], what a batch adds. The first batch sets the estimate.
     """
 
+    stateful = True
+
     def __init__(self, rate: float = 0.1) -> None:
         super().__init__()
         require(0 < rate <= 1, "rate", rate, "must lie in (0, 1]")

@@ -63,6 +63,20 @@ def test_nt_xent_by_hand():
     assert nt_xent(first, first, temperature=1.0).item() == pytest.approx(math.log(math.e + 2) - 1)
 
 
+def test_symmetric_is_the_mean_of_both_directions():
+    a, b = views(5)
+    both = (info_nce(a, b, reduction="none") + info_nce(b, a, reduction="none")) / 2
+    torch.testing.assert_close(info_nce(a, b, symmetric=True, reduction="none"), both)
+
+
+def test_nt_xent_is_the_cross_entropy_over_all_other_views():
+    a, b = views(5)
+    both = torch.nn.functional.normalize(torch.cat([a, b]))
+    scores = (both @ both.T / 0.5).fill_diagonal_(-torch.inf)
+    expected = torch.nn.functional.cross_entropy(scores, torch.arange(10).roll(5))
+    torch.testing.assert_close(nt_xent(a, b), expected)
+
+
 @pytest.mark.parametrize("loss", [info_nce, nt_xent])
 def test_views_that_agree_on_a_regular_simplex_are_the_minimum(loss):
     angle = 2 * math.pi * torch.arange(3, dtype=torch.float64) / 3
@@ -96,6 +110,7 @@ def test_nt_xent_sees_more_negatives_than_info_nce():
     a, b = views(5)
     assert (nt_xent(a, b, reduction="none") > 0).all()
     assert nt_xent(a, b, temperature=0.2) > info_nce(a, b, symmetric=True)
+    torch.testing.assert_close(info_nce(a, b), info_nce(a, b, temperature=0.2))
 
 
 def test_duplicates_are_false_negatives():
