@@ -12,28 +12,19 @@ O outer, I inner points, M members. All compiled code is in this file: what is o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-import numba
 import numpy as np
 from numba import literal_unroll
 
+from forecast.core.compiled import compiled
 from forecast.losses import crps_layout as layout
 from forecast.losses.crps_layout import Cube, Field, Points, Rule
 
 LANES, TILE = layout.LANES, layout.TILE
 
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-_jit = numba.njit(**_OPTIONS)
-
-
-def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # no folder can be written
-        return _jit(function)
+_jit = compiled(kept=False, fastmath={"contract"})
+_kept = compiled(fastmath={"contract"})
 
 
 @_jit

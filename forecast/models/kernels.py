@@ -1,6 +1,6 @@
 """Loops that the CPU runs where torch has no fused operator: attention over neighbours, conditional layer norm.
 
-Compiled by numba on first use, float32 only. Rows of the batch are shared out among as many threads as torch uses.
+float32 only. Rows of the batch are shared out among as many threads as torch uses.
 A loop that sums stores nothing else: otherwise the compiler would choose at run time, by where the arrays happen to
 lie, between scalar and vector code, whose sums differ in the last bit, and a run would not repeat itself.
 The operators that use them, with the same formulas in torch for other devices, are in operators.py.
@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
 from forecast.core import threads
-
-_jit = numba.njit(nogil=True, fastmath=True, error_model="numpy")
+from forecast.core.compiled import compiled
 
 
 def over_rows(loop: Callable[..., Any], rows: Sequence[np.ndarray], whole: Sequence[np.ndarray]) -> list[Any]:
@@ -32,7 +30,7 @@ def over_rows(loop: Callable[..., Any], rows: Sequence[np.ndarray], whole: Seque
     return threads.share(piece, len(rows[0]), torch.get_num_threads())
 
 
-@_jit
+@compiled(fastmath=True)
 def attend(
     query: np.ndarray, key_value: np.ndarray, weight: np.ndarray, out: np.ndarray,
     bias: np.ndarray, gate: np.ndarray, table: np.ndarray,
@@ -66,7 +64,7 @@ def attend(
                         o[h, d] += factor * value[h, d]
 
 
-@_jit
+@compiled(kept=False, fastmath=True)
 def _softmax(x: np.ndarray) -> None:
     top, total = np.float32(-np.inf), np.float32(0)
     for k in range(x.shape[0]):
@@ -78,7 +76,7 @@ def _softmax(x: np.ndarray) -> None:
         x[k] /= total
 
 
-@_jit
+@compiled(fastmath=True)
 def attend_backward(
     grad: np.ndarray, query: np.ndarray, key_value: np.ndarray, weight: np.ndarray,
     to_query: np.ndarray, to_key_value: np.ndarray, gate: np.ndarray, table: np.ndarray,
@@ -123,7 +121,7 @@ def attend_backward(
     return to_bias, to_gate
 
 
-@_jit
+@compiled(fastmath=True)
 def conditional_norm(
     x: np.ndarray, condition: np.ndarray, out: np.ndarray, moments: np.ndarray, weight: np.ndarray, bias: np.ndarray
 ) -> None:
@@ -155,7 +153,7 @@ def conditional_norm(
             o[d] = (row[d] - mean) * inverse * scale[d] + shift[d]
 
 
-@_jit
+@compiled(fastmath=True)
 def conditional_norm_backward(
     grad: np.ndarray, x: np.ndarray, scale: np.ndarray, moments: np.ndarray, to_x: np.ndarray, to_scale: np.ndarray
 ) -> None:
