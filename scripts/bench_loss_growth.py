@@ -26,22 +26,27 @@ ASKED = 5.0
 
 
 def members(count: int) -> tuple[Tensor, ...]:
+    """An ensemble of 4096 points and 4 variables, and its truth."""
     return torch.randn(1, count, 4096, 4, requires_grad=True), torch.randn(1, 4096, 4)
 
 
 def event(count: int) -> tuple[Tensor, ...]:
+    """Logits and labels of points."""
     return torch.randn(1, count, requires_grad=True), (torch.rand(1, count) > 0.7).float()
 
 
 def field(count: int) -> tuple[Tensor, ...]:
+    """A forecast and a truth."""
     return torch.randn(1, count, requires_grad=True), torch.randn(1, count)
 
 
 def two_sets(count: int) -> tuple[Tensor, ...]:
+    """Samples of 32 features, twice."""
     return torch.randn(count, 32, requires_grad=True), torch.randn(count, 32)
 
 
 def one_set(count: int) -> tuple[Tensor, ...]:
+    """Samples of 32 features."""
     return (torch.randn(count, 32, requires_grad=True),)
 
 
