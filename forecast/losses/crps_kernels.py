@@ -84,19 +84,17 @@ def _store(tile: np.ndarray, out: Cube, o: int, i: int, size: int) -> None:
 
 @_jit
 def _fetch(points: Points, o: int, i: int, size: int, rows: np.ndarray) -> None:
-    """The fields of `points`, a row each; a point that does not count has weight 0."""
+    """A row for each field of `points` that is not one number."""
     f = 0  # enumerate does not go with literal_unroll
     for field in literal_unroll(points):
         line = field.values[o * field.outer + i * field.inner :]
         if field.inner == 1:
             for lane in range(size):
                 rows[f, lane] = line[lane]
-        else:
+        elif field.outer or field.inner:
             for lane in range(size):
                 rows[f, lane] = line[lane * field.inner]
         f += 1  # noqa: SIM113
-    for lane in range(LANES):
-        rows[layout.WEIGHT, lane] *= rows[layout.MASK, lane] != 0
 
 
 @_jit
@@ -127,8 +125,8 @@ def _chain_slope(row: np.ndarray, first: np.ndarray, second: np.ndarray, chain: 
 
 
 @_jit
-def _rank(keys: np.ndarray, pairs: np.ndarray, tagged: np.ndarray, order: np.ndarray) -> None:
-    """Sorts the keys, and says whose they were."""
+def _rank(keys: np.ndarray, pairs: np.ndarray, tagged: np.ndarray, order: np.ndarray) -> bool:
+    """Sorts the keys, says whose they were, and whether any two are equal."""
     for j in range(keys.shape[0]):
         for lane in range(LANES):
             tagged[j, lane] = (np.int64(keys[j, lane]) << 32) | j
@@ -137,6 +135,11 @@ def _rank(keys: np.ndarray, pairs: np.ndarray, tagged: np.ndarray, order: np.nda
         for lane in range(LANES):
             keys[p, lane] = tagged[p, lane] >> 32
             order[p, lane] = tagged[p, lane]
+    tied = np.int32(0)
+    for p in range(1, keys.shape[0]):
+        for lane in range(LANES):
+            tied |= np.int32(keys[p, lane] == keys[p - 1, lane])
+    return tied != 0
 
 
 @_jit
@@ -163,17 +166,19 @@ def _gather(
 @_jit
 def _total(
     keys: np.ndarray, x: np.ndarray, rows: np.ndarray, rule: Rule, mass: np.ndarray, gain: np.ndarray,
-    inverse: np.ndarray, z: np.ndarray, below: np.ndarray, total: np.ndarray,
+    inverse: np.ndarray, y: np.ndarray, z: np.ndarray, below: np.ndarray, total: np.ndarray,
 ) -> None:  # fmt: skip
     """Sum of |x - y| (floor + step t), or of w (|x - y| - gain (w below - w above) (x - y)); x: floats of keys."""
-    y, last, total[:], below[:] = rows[layout.TRUTH], keys.shape[0] - 1, 0.0, 0.0
-    _chain(y, rows[layout.FIRST], rows[layout.SECOND], rule.chain)
+    last, first, second = keys.shape[0] - 1, rows[layout.FIRST], rows[layout.SECOND]
+    y[:], total[:], below[:] = rows[layout.TRUTH], 0.0, 0.0
+    _chain(y, first, second, rule.chain)
     for p in range(last + 1):
         for lane in range(LANES):
             keys[p, lane] = _bits(keys[p, lane])
         for lane in range(LANES):
             z[lane] = x[p, lane]
-        _chain(z, rows[layout.FIRST], rows[layout.SECOND], rule.chain)
+        if rule.chain:
+            _chain(z, first, second, rule.chain)
         if rule.weighted:
             for lane in range(LANES):
                 error, w = z[lane] - y[lane], mass[p, lane] * inverse[lane]
@@ -184,22 +189,23 @@ def _total(
             right, left = rule.floor + rule.step * (last - p), rule.floor + rule.step * p
             for lane in range(LANES):
                 error = z[lane] - y[lane]
-                total[lane] += error * right if error > 0 else -error * left
+                total[lane] += error * (right if error > 0 else -left)
 
 
 @_kept
 def score(
-    begin: int, end: int, shape: tuple[int, int, int], members: Cube, share: Cube, points: Points, rule: Rule,
-    pairs: np.ndarray, out: Field, reduced: bool, sums: np.ndarray,
+    begin: int, end: int, shape: tuple[int, int, int], members: Cube, share: Cube, points: Points,
+    lone: np.ndarray, rule: Rule, pairs: np.ndarray, out: Field, reduced: bool, sums: np.ndarray,
 ) -> None:  # fmt: skip
     """Scores of the points of pieces begin..end, times their weight: each to `out`, or (sum, sum of weights) by piece.
-    shape: O, M, I; share: weights of members, of any sum."""
+    shape: O, M, I; share: weights of members, of any sum; lone: rows of LANES first values of the points' fields."""
     outer, count, inner = shape
     across = (inner + TILE * LANES - 1) // (TILE * LANES)
     tile, tagged = np.zeros((TILE, count, LANES), np.int32), np.zeros((count, LANES), np.int64)
     order, mass = np.zeros((count, LANES), np.int32), np.zeros((count, LANES), np.float32)
-    rows, lanes = np.zeros((len(points), LANES)), np.zeros((2, LANES))
-    gain, inverse, z, below, total = np.zeros((5, LANES))
+    rows, lanes = lone.copy(), np.zeros((2, LANES))
+    y, z, total = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    gain, inverse, below = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
     for piece in range(begin, end):
         lanes[:] = 0.0
         for t in range(piece * layout.PIECE, min((piece + 1) * layout.PIECE, outer * across)):
@@ -215,24 +221,15 @@ def score(
                     _gather(share, order, o, i, size, rule.alpha, mass, gain, inverse)
                 else:
                     _sort(keys, pairs)
-                _total(keys, keys.view(np.float32), rows, rule, mass, gain, inverse, z, below, total)
+                _total(keys, keys.view(np.float32), rows, rule, mass, gain, inverse, y, z, below, total)
                 for lane in range(LANES):
                     total[lane] = total[lane] * rows[layout.WEIGHT, lane] if rows[layout.MASK, lane] != 0 else 0.0
                 for lane in range(size if reduced else 0):
                     lanes[0, lane] += total[lane]
-                    lanes[1, lane] += rows[layout.WEIGHT, lane]
+                    lanes[1, lane] += rows[layout.WEIGHT, lane] if rows[layout.MASK, lane] != 0 else 0.0
                 for lane in range(0 if reduced else size):
                     out.values[o * out.outer + (i + lane) * out.inner] = total[lane]
         sums[piece, 0], sums[piece, 1] = lanes[0].sum(), lanes[1].sum()
-
-
-@_jit
-def _tied(keys: np.ndarray) -> bool:
-    found = np.int32(0)
-    for p in range(1, keys.shape[0]):
-        for lane in range(LANES):
-            found |= np.int32(keys[p, lane] == keys[p - 1, lane])
-    return found != 0
 
 
 @_jit
@@ -283,18 +280,17 @@ def _slopes_of_mass(
 
 @_kept
 def gradient(
-    begin: int, end: int, shape: tuple[int, int, int], members: Cube, share: Cube, points: Points, rule: Rule,
-    pairs: np.ndarray, out: Cube,
+    begin: int, end: int, shape: tuple[int, int, int], members: Cube, share: Cube, points: Points,
+    lone: np.ndarray, rule: Rule, pairs: np.ndarray, out: Cube,
 ) -> None:  # fmt: skip
     """Gradient of `score` by the members, times points.up, for the points of pieces begin..end."""
     outer, count, inner = shape
     across = (inner + TILE * LANES - 1) // (TILE * LANES)
     tile, tagged = np.zeros((TILE, count, LANES), np.int32), np.zeros((count, LANES), np.int64)
     order, mass = np.zeros((count, LANES), np.int32), np.ones((count, LANES), np.float32)
-    low, ranked = np.zeros((2, count, LANES), np.float32)
-    rows = np.zeros((len(points), LANES))
-    gain, inverse, z = np.zeros((3, LANES))
-    y, factor, run = np.zeros((3, LANES), np.float32)
+    rows, low, ranked = lone.copy(), np.zeros((count, LANES), np.float32), np.zeros((count, LANES), np.float32)
+    gain, inverse, z = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    y, factor, run = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
     line, goal = np.zeros((2, LANES), np.float32), np.zeros(LANES, np.int32)
     line[0], line[1] = rule.floor, 0.5 * rule.step
     for t in range(begin * layout.PIECE, min(end * layout.PIECE, outer * across)):
@@ -306,20 +302,18 @@ def gradient(
             x, size = keys.view(np.float32), min(LANES, inner - i)
             _fetch(points, o, i, size, rows)
             for lane in range(LANES):
-                y[lane] = rows[layout.TRUTH, lane]
-                factor[lane] = (
-                    rows[layout.UP, lane] * rows[layout.WEIGHT, lane] if rows[layout.MASK, lane] != 0 else 0.0
-                )
+                y[lane], factor[lane] = rows[layout.TRUTH, lane], rows[layout.UP, lane] * rows[layout.WEIGHT, lane]
+                factor[lane] = factor[lane] if rows[layout.MASK, lane] != 0 else 0.0
             for lane in range(LANES):
                 goal[lane] = _ordered(y.view(np.int32)[lane])
-            _rank(keys, pairs, tagged, order)
+            tied = _rank(keys, pairs, tagged, order)
             if rule.weighted:
                 _gather(share, order, o, i, size, rule.alpha, mass, gain, inverse)
                 line[0], line[1] = 1 - gain, gain
                 for p in range(count):
                     for lane in range(LANES):
                         mass[p, lane] *= inverse[lane]
-            if rule.weighted or _tied(keys):
+            if rule.weighted or tied:
                 _beyond(keys, mass, run, low, 1)
                 _beyond(keys, mass, run, ranked, -1)
                 _slopes_of_mass(keys, goal, factor, line, 1 if rule.weighted else count - 1, mass, low, ranked)

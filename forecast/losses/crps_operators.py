@@ -149,15 +149,16 @@ class _Plan:
         self.turned = inner < layout.LANES // 2 and outer > inner
         self.shape = (inner, count, outer) if self.turned else (outer, count, inner)
         self.pieces = -(-self.shape[0] * -(-self.shape[2] // (layout.LANES * layout.TILE)) // layout.PIECE)
-        lone = {"weight": 1.0, "first": -math.inf, "second": math.inf, "up": 1.0}
+        absent = {"weight": 1.0, "first": -math.inf, "second": math.inf, "up": 1.0}
         given = {"weight": weight, "first": first, "second": second, "up": up}
-        fields = {k: self.field(truth.new_full((1, 1), lone[k]) if x is None else x) for k, x in given.items()}
+        fields = {k: self.field(truth.new_full((1, 1), absent[k]) if x is None else x) for k, x in given.items()}
         kept = torch.ones(1, 1, dtype=torch.bool) if mask is None else mask
         points = Points(truth=self.field(truth), mask=self.field(kept.view(torch.uint8)), **fields)
         shares = self.cube(truth.new_ones(1, 1, 1) if share is None else share, bits=False)
         chain = layout.SMOOTH if smooth else layout.PLAIN if first is None and second is None else layout.CLIPPED
         rule = layout.rule(count, alpha, share is not None, chain)
-        self.inputs = (self.shape, self.cube(members), shares, points, rule)
+        lone = np.array([[field.values[:1].sum()] * layout.LANES for field in points], np.float64)
+        self.inputs = (self.shape, self.cube(members), shares, points, lone, rule)
 
     def run(self, loop: Any, arguments: tuple[Any, ...]) -> None:
         """`loop` over all pieces, on as many threads as torch uses."""
