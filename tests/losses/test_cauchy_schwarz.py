@@ -86,6 +86,20 @@ def test_gaussian_samples_tend_to_the_closed_form_with_a_wider_variance():
     assert closed.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_closed_form_sums_the_last_axis():
+    inputs = [normal(2, 3, 4, seed=seed) for seed in range(4)]
+    each = gaussian_cauchy_schwarz(*inputs, reduction="none")
+    flat = gaussian_cauchy_schwarz(*(x.flatten(0, 1) for x in inputs), reduction="none")
+    torch.testing.assert_close(each.flatten(), flat)
+    torch.testing.assert_close(
+        flat,
+        sum(
+            gaussian_cauchy_schwarz(*(x.flatten(0, 1)[:, d : d + 1] for x in inputs), reduction="none")
+            for d in range(4)
+        ),
+    )
+
+
 def test_closed_form_is_the_integral():
     x = torch.linspace(-30, 30, 20_001, dtype=torch.float64)
     p = torch.distributions.Normal(0.5, 1.5).log_prob(x).exp()

@@ -89,6 +89,13 @@ def test_table_is_of_convex_conjugates(name):
         torch.testing.assert_close(conjugate(x), supremum, atol=2e-5, rtol=0)
 
 
+def test_series_of_jeffrey_is_its_conjugate_to_the_third_power():
+    u = torch.linspace(0.5, 2, 1_000_001, dtype=torch.float64)
+    for x in (0.02, 0.1):
+        supremum = (u * x - (u - 1) * u.log()).max()
+        assert CONJUGATES["jeffrey"][1](torch.tensor(x)).item() == pytest.approx(supremum.item(), abs=x**4)
+
+
 @pytest.mark.parametrize("name", CONJUGATES)
 def test_every_divergence_raises_good_and_lowers_forgotten(name):
     """Three branches of the official code fail this."""

@@ -55,6 +55,16 @@ def test_kept_and_spread_are_inverse():
         pairs.kept(mask, torch.zeros(4))
 
 
+def test_blank_leaves_nothing_of_a_sample():
+    mask = torch.tensor([True, False])
+    x, y = pairs.blank(mask, torch.tensor([[1.0, 2.0], [torch.nan, 4.0]]), torch.tensor([5.0, 6.0]))
+    assert x.tolist() == [[1.0, 2.0], [0.0, 0.0]]
+    assert y.tolist() == [5.0, 0.0]
+    assert pairs.blank(None, x)[0] is x
+    with pytest.raises(ForecastError, match="mask="):
+        pairs.blank(mask, torch.zeros(3, 2))
+
+
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [(((3, 2), (3, 4)), "2 features"), (((3,), (3, 2)), "samples, features"), (((1, 2), (3, 2)), "needs 2 samples")],

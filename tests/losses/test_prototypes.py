@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,6 +42,15 @@ def test_deviation_by_hand():
     assert deviation(q, q, p, p).item() == 0.0
 
 
+def test_deviation_of_many_points_is_that_of_each():
+    inputs = [normal(2, 3, 4, seed=seed) for seed in range(4)]
+    each = deviation(*inputs, reduction="none")
+    l1 = [(x - y).abs().sum(-1) for x, y in (inputs[:2], inputs[2:])]
+    torch.testing.assert_close(each, (l1[0] - l1[1]).abs())
+    mask = torch.tensor([[True, False, True], [False, True, True]])
+    torch.testing.assert_close(deviation(*inputs, mask=mask), each[mask].mean())
+
+
 def test_deviation_leaves_queries_alone():
     q, a, p, r = (x.requires_grad_() for x in four(3))
     deviation(q, a, p, r).backward()
@@ -71,7 +82,12 @@ def test_modules_learn_their_prototypes():
         assert learnt.grad.isfinite().all() and learnt.grad.any()
 
 
-def test_one_prototype_is_skipped():
+def test_one_prototype_is_skipped_and_two_are_not():
+    two = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    value = prototype_contrast(torch.tensor([[2.0, 0.0]]), two)
+    assert value.item() == 0.0
+    near = prototype_contrast(torch.tensor([[0.6, 0.5]]), two).item()
+    assert near == pytest.approx(math.hypot(0.4, 0.5) - math.hypot(0.6, 0.5) + 0.5, abs=1e-5)
     q, prototypes = normal(3, 2), normal(1, 2).requires_grad_()
     value = prototype_contrast(q, prototypes)
     assert value.item() == 0.0

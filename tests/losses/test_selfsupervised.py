@@ -83,6 +83,18 @@ def test_mixed_equals_the_official_sum():
     torch.testing.assert_close(value, barlow_twins(a, b, eps=1e-12) + 2 * 0.0051 * extra)
 
 
+def test_weights_of_mixtures():
+    a, b, m, order, share = mixture(5)
+    even = torch.full((5,), 2.0)
+    value = mixed_barlow_twins(a, b, m, order, share)
+    torch.testing.assert_close(mixed_barlow_twins(a, b, m, order, share, weight=even), value)
+    uneven = torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0])
+    plain = mixed_barlow_twins(a, b, m, order, share, scale=0.0, weight=uneven)
+    torch.testing.assert_close(plain, barlow_twins(a, b, weight=uneven))
+    with pytest.raises(ForecastError, match="weight="):
+        mixed_barlow_twins(a, b, m, order, share, weight=-even)
+
+
 def test_a_linear_network_pays_for_the_spread_of_its_mixtures_alone():
     """Z_m is the mix of the standardised Z, but for its own standardisation."""
     one, two = views(6)

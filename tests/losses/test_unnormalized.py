@@ -50,11 +50,12 @@ def test_a_constant_factor_of_the_model_drops_out():
 def test_running_estimate_is_in_value_and_gradient():
     data, model, noise = logs(5)
     model.requires_grad_()
-    running = torch.tensor(1.3, dtype=torch.float64)
+    running = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
     value = unnormalized_nll(data, model, noise, running)
-    torch.testing.assert_close(value, running - data.mean())
+    torch.testing.assert_close(value, (running - data.mean()).detach())
     value.backward()
     torch.testing.assert_close(model.grad, ((model - noise).exp() / 5 / running.exp()).detach())
+    assert running.grad is None
 
 
 def test_the_model_with_the_data_density_is_the_optimum():
