@@ -54,11 +54,14 @@ def test_maximization_of_even_and_of_one_hot_attention():
     assert attention_entropy_maximization(by_hand).item() == pytest.approx(
         0.25 * math.log(0.25) + 0.75 * math.log(0.75)
     )
+    several = torch.softmax(normal(2, 3, 4), -1)
+    each = attention_entropy_maximization(several, reduction="none")
+    torch.testing.assert_close(each, (several * several.log()).sum(-1))
     loss = build({"name": "attention_entropy_maximization"})
     torch.testing.assert_close(loss(even(2, 5)), attention_entropy_maximization(even(2, 5)))
 
 
-@pytest.mark.parametrize(("threshold", "entropy"), [(0.5, 1.0), (0.5, 0.0), (0.9, 1.0), (0.75, 1.0)])
+@pytest.mark.parametrize(("threshold", "entropy"), [(0.5, 1.0), (0.5, 0.0), (0.85, 1.0), (0.75, 1.0)])
 def test_penalty_by_hand(threshold, entropy):
     """Even attention has the largest entropy, one-hot none; within 0.2 of it nothing is paid."""
     attention = even(1, 2, 1, 3, 4) if entropy else one_hot(1, 2, 1, 3, 4)

@@ -81,8 +81,9 @@ def test_linear_optimum_and_score():
         best = 4 / (4 + noise**2)
         # d/da mean (a z - x)^2 = 2 (a - best) (4 + noise^2)
         assert grad.item() == pytest.approx(2 * (0.8 - best) * (4 + noise**2), abs=0.1)
-    score = reconstruction_score(lambda z: 0.8 * z, x, noise=1.0)
-    torch.testing.assert_close(score, -x / 5)
+    for noise in (1.0, 0.5):
+        score = reconstruction_score(lambda z, s=noise: 4 / (4 + s**2) * z, x, noise=noise)
+        torch.testing.assert_close(score, -x / (4 + noise**2))
 
 
 def test_contractive_optimum_is_the_denoising_one():

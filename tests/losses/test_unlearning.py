@@ -40,8 +40,9 @@ def test_gap_is_bounded_and_pulls_the_right_way():
 
 def test_contrast_by_hand():
     east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 5.0]])
-    value = forgetting_contrast(east, north, torch.cat([east, east]), torch.cat([2 * east, -east]), temperature=0.5)
-    assert value.item() == pytest.approx(1 - math.log(math.exp(0) + math.exp(2 / 0.5)))
+    bad, old = torch.cat([east, east, east]), torch.cat([2 * east, -east, -east])
+    value = forgetting_contrast(east, north, bad, old, temperature=0.5)
+    assert value.item() == pytest.approx(1 - math.log(1 + 2 * math.exp(2 / 0.5)))
 
 
 def test_old_model_has_no_gradient():
