@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from forecast.core import config as configs
 from forecast.core.errors import ForecastError
@@ -50,6 +51,13 @@ def test_config_and_checkpoint_make_the_same_forecasts(trained, tmp_path) -> Non
     assert fingerprint(out) == fingerprint(made)
     assert Forecasts.open(out).finished.all()
     assert Forecasts.open(out).settings["perturbation"] == "none"
+
+
+def test_sums_say_over_how_long(trained, tmp_path) -> None:
+    """tp stays the sum over the store's 6 hours, whatever the forecaster's step."""
+    store = xr.open_zarr(run(trained / "training/best", parse_starts([STARTS]), 1, DAY, tmp_path / "sums.zarr"))
+    assert store["tp"].attrs["accumulation_period"] == "6h"
+    assert "accumulation_period" not in store["z_500"].attrs
 
 
 def test_parts_share_a_config(trained) -> None:
