@@ -82,11 +82,8 @@ assert losses.almost_fair_crps(right, truth).min() > 0.01
 score behind a transform (differences along edges, smoothing, spectra, time aggregates).
 
 ```python
-loss = losses.build({
-    "name": "combined",
-    "terms": {"error": {"name": "mse"}, "tails": {"name": "log_cosh", "scale": 2.0}},
-    "factors": {"tails": 0.1},
-})
+terms = {"error": {"name": "mse"}, "tails": {"name": "log_cosh", "scale": 2.0}}
+loss = losses.build({"name": "combined", "terms": terms, "factors": {"tails": 0.1}})
 total, parts = loss(forecast, truth, weight=area)
 ```
 
