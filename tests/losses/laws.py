@@ -41,7 +41,8 @@ class Case:
     seeded: bool = False
 
     def __str__(self):
-        return "-".join([self.name, *map(str, self.settings.values())])
+        settings = (getattr(value, "__name__", str(value)) for value in self.settings.values())
+        return "-".join([self.name, *settings])
 
     def __call__(self, *inputs, **at_call):
         if self.seeded:
