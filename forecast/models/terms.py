@@ -119,15 +119,16 @@ class Terms(nn.Module):
         generator = torch.Generator(step.truth.device).manual_seed(seeding.key(step.keys[0], "loss") >> 1)
         common: dict[str, Any] = {"generator": generator}
         if term.event is not None:
-            return common | self._event(term.event, step, weights, losses.registry.entry(term.loss).takes)
+            rows = "features" in self.wanted[name][0]
+            takes = "rows" if rows else losses.registry.entry(term.loss).takes
+            return common | self._event(term.event, step, weights, takes)
         if term.of == "weights":
             return common | {"weights": [p for p in network.parameters() if p.ndim == 2]}
         if term.of == "latent":
-            first, second = (step.features.latent[:, m].float().flatten(0, 1) for m in (0, 1))
-            return common | {"features": first, "first": first, "second": second}
+            return common | _latent(step.features.latent)
         common |= {"members": step.members, "references": step.truth[:, None], "weight": weights / weights.mean()}
-        if "members" in self.wanted[name][0]:
-            return common | {"truth": step.truth}
+        if not {"forecast", "prediction", "student"} & set(self.wanted[name][0]):
+            return common | _distribution(step.members) | {"truth": step.truth}
         each, truth = step.members.flatten(0, 1), step.truth.repeat_interleave(step.members.shape[1], dim=0)
         return common | {"forecast": each, "prediction": each, "truth": truth, "target": truth}
 
@@ -137,15 +138,16 @@ class Terms(nn.Module):
         weight = {"weight": weights.sum(dim=1) * len(weights)}
         if takes == "rows":
             each = weight["weight"].expand(len(logits), -1).flatten()
-            weight["weight"] = each if head.bins else each[:, None]
-            logits = logits.movedim(1, -1).flatten(0, 1)
-            labels = labels.flatten() if head.bins else labels.movedim(1, -1).flatten(0, 1)
+            weight["weight"] = each if labels.ndim < 3 else each[:, None]
+            logits = logits.flatten() if head.alone else logits.movedim(1, -1).flatten(0, 1)
+            labels = labels.flatten() if labels.ndim < 3 else labels.movedim(1, -1).flatten(0, 1)
         if takes == "maps":  # which are scored whole, so that no point has a weight
             if self.grid is None or not self.grid.is_regular:
                 raise ForecastError("loss.terms: a loss of maps needs a grid of rows and columns")
             logits, labels = (x.unflatten(-1, self.grid.shape) for x in (logits, labels))
             weight = {}
         offer = dict.fromkeys(("logits", "scores", "forecast", "prediction"), logits)
+        offer["features"] = step.features.hidden.mean(dim=1).float().flatten(0, 1)
         return offer | dict.fromkeys(("labels", "label", "outcome", "truth", "target"), labels) | weight
 
     def head(self, event: Event) -> EventHead:
@@ -173,6 +175,25 @@ class Terms(nn.Module):
         given = {parameter: offer[parameter] for parameter in optional if parameter in offer}
         value = self.losses[name](*(offer[parameter] for parameter in needed), **given)
         return value[0] if isinstance(value, tuple) else value  # a combined loss tells its parts as well
+
+
+def _latent(latent: Tensor) -> dict[str, Tensor]:
+    """Rows (R, D) of the first two members, mesh nodes being samples, and the moments of each, (1, D)."""
+    first, second = (latent[:, m].float().flatten(0, 1) for m in (0, 1))
+    offer = {"features": first, "first": first, "second": second}
+    for name, rows in (("", first), ("first_", first), ("second_", second), ("prior_", second)):
+        variance, mean = torch.var_mean(rows, dim=0, keepdim=True)
+        offer |= {f"{name}mean": mean, f"{name}logvar": variance.clamp_min(1e-6).log()}
+    return offer
+
+
+def _distribution(members: Tensor) -> dict[str, Tensor]:
+    """The ensemble (B, M, G, V) as a normal distribution, as quantiles and as an interval, at each point."""
+    variance, mean = torch.var_mean(members, dim=1)
+    ordered = members.sort(dim=1).values
+    sigma = variance.clamp_min(1e-8).sqrt()
+    return {"mean": mean, "sigma": sigma, "variance": variance, "quantiles": ordered, "lower": ordered[:, 0],
+            "upper": ordered[:, -1]}  # fmt: skip
 
 
 def _compared(terms: Terms, term: Term, step: Step) -> Tensor:

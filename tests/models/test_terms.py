@@ -45,6 +45,12 @@ EVERY = {
     "waves": term("spectral_crps", "members", options={"transform": {"name": "harmonics", "truncation": 5}}),
     "combined": term("combined", "members", options={"terms": {"a": {"name": "mae"}}}),
     "field": term("mae", "members"),
+    "distribution": term("gaussian_crps", "members"),
+    "quantiles": term("pinball", "members", options={"levels": [0.25, 0.75]}),
+    "interval": term("interval_score", "members", options={"alpha": 0.5}),
+    "points": term("normalized_softmax", "event", event=BINS, options={"classes": 4, "features": 16}),
+    "moments": term("gaussian_kl", "latent"),
+    "two moments": term("gaussian_divergence", "latent"),
     "exceedance": term("binary_cross_entropy", "event", event=RAIN),
     "bins": term("ordered_bin_emd", "event", event=BINS),
     "two views": term("barlow_twins", "latent"),
@@ -63,7 +69,9 @@ def test_the_total_is_the_score_and_the_weighted_terms(terms: dict[str, Any]) ->
     torch.testing.assert_close(total, score + 0.25 * part)
     assert part != 0
     total.backward()
-    assert all(p.grad is not None for p in model.terms.parameters())
+    learnt = [p for name, p in model.terms.named_parameters() if name.startswith("losses")]
+    heads = [p for p in model.terms.heads.parameters() if "features" not in model.terms.wanted["rest"][0]]
+    assert all(p.grad is not None for p in (*learnt, *heads))
 
 
 def test_labels_are_counted_in_physical_units() -> None:
