@@ -32,7 +32,7 @@ def almost_fair_crps(
 ) -> Tensor:
     """Almost fair CRPS, alpha * fair + (1 - alpha) * standard.
 
-    mean_j |x_j - y| - (M - 1 + alpha) / (2 M^2 (M - 1)) sum_jk |x_j - x_k|      (Lang et al. 2024, eqs 1-4)
+    mean_j |x_j - y| - (M - 1 + alpha) / (2 M^2 (M - 1)) sum_jk |x_j - x_k|      (Lang et al. 2026, eqs 1-4)
 
     alpha = 1 is the fair CRPS, which is 0 wherever all members but one equal the truth, however far that one lies;
     alpha = 0 the standard one, with which spread collapses where members are few. The default is the source's.
@@ -195,7 +195,7 @@ def chaining(
 @register(
     "almost_fair_crps",
     formula="mean_j |x_j - y| - (M - 1 + alpha) / (2 M^2 (M - 1)) sum_jk |x_j - x_k|",
-    source="Lang et al. 2024, AIFS-CRPS, arXiv 2412.15832; anemoi-training CRPS",
+    source="Lang et al. 2026, AIFS-CRPS, eqs 1-4; anemoi-training, CRPS",
     use="what the forecaster is trained with: nearly free of the member count, without the fair score's blind spot",
     status="verified",
     takes="ensemble",

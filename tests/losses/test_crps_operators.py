@@ -117,6 +117,13 @@ def test_gradient_at_ties_is_the_mean_of_both_sides(dtype, weights):
         torch.testing.assert_close(x.grad[:, j].double(), central, atol=tolerance, rtol=tolerance)
 
 
+def test_minus_zero_ties_with_zero():
+    x, y = torch.tensor([[[0.0], [-0.0], [1.0]]]), torch.zeros(1, 1)
+    slopes = [value_and_gradient(almost_fair_crps, x, sign * y)[1] for sign in (1, -1)]
+    torch.testing.assert_close(slopes[0][0, 0], slopes[0][0, 1], rtol=0, atol=0)
+    torch.testing.assert_close(*slopes, rtol=0, atol=0)
+
+
 def test_bits_depend_on_neither_run_nor_threads():
     x, y, weight = draw(2, 7, 30_000), draw(2, 30_000, seed=1), draw(30_000, seed=2).abs()
     before, found = torch.get_num_threads(), []
