@@ -63,7 +63,7 @@ class EventHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, G) logits of one exceedance, or (B, K, G) of several or of bins, from (B, M, G, width)."""
-        logits = self.read(hidden.mean(dim=1)).float()
+        logits = self.read(hidden.float().mean(dim=1))
         return logits[..., 0] if self.alone else logits.movedim(-1, 1)
 
     def labels(self, truth: Tensor) -> Tensor:
