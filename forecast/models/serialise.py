@@ -31,7 +31,8 @@ def save_forecaster(folder: Path, model: Forecaster, average: Mapping[str, Tenso
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / WEIGHTS, lambda path: save_file(_plain(model.state_dict()), path))
     if average is not None:
-        _replace(folder / AVERAGE, lambda path: save_file(_plain(average), path))
+        whole = {**model.state_dict(), **average}  # what losses remember is no weight, and has no average
+        _replace(folder / AVERAGE, lambda path: save_file(_plain(whole), path))
     text = json.dumps(_describe(model, averaged=average is not None), indent=1, allow_nan=False)
     _replace(folder / SIDE_CAR, lambda path: path.write_text(text + "\n"))
 

@@ -150,6 +150,13 @@ class Terms(nn.Module):
         offer["features"] = step.features.hidden.mean(dim=1).float().flatten(0, 1)
         return offer | dict.fromkeys(("labels", "label", "outcome", "truth", "target"), labels) | weight
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Tell losses that go by epochs that the next one, counted from 0, begins."""
+        for module in self.losses.modules():
+            begin: Any = getattr(module, "set_epoch", None)
+            if begin is not None:
+                begin(epoch)
+
     def head(self, event: Event) -> EventHead:
         """The head of an event.
 

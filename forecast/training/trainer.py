@@ -85,12 +85,15 @@ class Trainer:
         done, total = self.counters["update"], self.curriculum.updates
         monitor = Monitor(self.checkpoints.folder, done, self.counters["metrics"], self.counters["seconds"])
         draws = (self._draw(update) for update in range(done, total))
+        epoch = self._draw(done - 1).epoch if done else 0
         with (
             monitor.running(total),
             stop_signals() as stop,
             closing(batches(self.data, draws, self.device, self.config.data.prefetch)) as loaded,
         ):
             for place, batch in loaded:
+                if place.epoch != epoch:
+                    self.model.terms.begin_epoch(epoch := place.epoch)
                 done = place.update + 1
                 monitor.update(done, self._update(place.update, batch))
                 best = self._due(done, self.section.validate_every) and self._validate(done, monitor)

@@ -106,6 +106,19 @@ def test_equal_events_share_a_head_and_it_is_saved(tmp_path: Path) -> None:
     assert torch.equal(loss(load_forecaster(tmp_path))["loss"], loss(model)["loss"])
 
 
+def test_an_epoch_begins_for_the_losses_that_count_them(tmp_path: Path) -> None:
+    """Calibrated probabilities make their table from what the last epoch stored; it survives a checkpoint."""
+    model = forecaster(term("calibrated_probability", "event", event=RAIN))
+    calibrated: Any = model.terms.losses["rest"]
+    loss(model)
+    assert calibrated.seen > 0 and not calibrated.has_table
+    model.terms.begin_epoch(1)
+    assert calibrated.epoch == 1 and calibrated.has_table and calibrated.seen == 0
+    save_forecaster(tmp_path, model, {name: p + 1 for name, p in model.named_parameters()})
+    loaded: Any = load_forecaster(tmp_path).terms.losses["rest"]
+    assert loaded.epoch == 1 and torch.equal(loaded.rates, calibrated.rates)
+
+
 def test_a_rollout_averages_its_terms() -> None:
     """The latent of step 1 is that of a rollout of one step, so two steps average it with the second."""
     model = forecaster(term("uniformity", "latent"))

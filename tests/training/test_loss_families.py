@@ -24,6 +24,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "field": {"loss": "huber", "of": "members"},
     "event": {"loss": "dice", "of": "event", "event": RAIN},
     "bins": {"loss": "ordered_bin_emd", "of": "event", "event": BINS},
+    "calibrated": {"loss": "calibrated_probability", "of": "event", "event": RAIN},
     "latent": {"loss": "barlow_twins", "of": "latent"},
     "weights": {"loss": "group_sparse_envelope", "of": "weights", "options": {"k": 8}},
 }
@@ -68,6 +69,7 @@ def test_a_few_updates_lower_the_term(family: str, planet: Path, tmp_path: Path)
     assert np.isfinite(term).all() and term[-4:].mean() < term[:2].mean()
     score = values(folder, "loss") - 20 * term
     assert (score > 0).all()  # the almost fair CRPS is still a part of the loss
+    load_forecaster(folder / "latest")  # what a loss remembers is there as well
 
 
 def test_a_student_learns_from_a_teacher(planet: Path, tmp_path: Path) -> None:
