@@ -103,8 +103,9 @@ def _crps_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients by members and, if `others`, by truth and weights of members; up is (O, I)."""
     inputs = Inputs(members, truth, first, second, share, alpha, smooth)
-    to_members, to_truth, to_share = crps_torch.gradient(inputs, _weighted(up, weight, mask), share is not None)
-    return to_members, to_truth, up.new_empty(0) if to_share is None else to_share
+    slopes = crps_torch.gradient(inputs, _weighted(up, weight, mask), others and share is not None)
+    to_truth, to_share = slopes[1:] if others else (None, None)
+    return slopes[0], up.new_empty(0) if to_truth is None else to_truth, up.new_empty(0) if to_share is None else to_share
 
 
 @_crps.register_kernel("cpu")

@@ -203,14 +203,17 @@ def test_second_derivative_through_the_loss(dtype):
         first.sum().backward()
 
 
-def test_operators_are_fit_for_tracing():
-    x, y = draw(2, 3, 40).requires_grad_(), draw(2, 40, seed=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operators_are_fit_for_tracing(dtype):
+    x, y = draw(2, 3, 40).to(dtype).requires_grad_(), draw(2, 40, seed=1).to(dtype)
+    shares = torch.rand(2, 3, 40, dtype=dtype)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    for reduction in ("mean", "none"):
-        settings = (None,) * 5 + (0.95, False, reduction)
+    for reduction, share in (("mean", None), ("none", shares)):
+        settings = (None,) * 4 + (share, 0.95, False, reduction)
         torch.library.opcheck(crps_operators._crps, (x, y, *settings), test_utils=checks)
-    settings = (None,) * 5 + (0.95, False, True)
-    torch.library.opcheck(crps_operators._crps_gradient, (y, x.detach(), y, *settings), test_utils=checks)
+    for others, share in itertools.product((False, True), (None, shares)):
+        settings = (None,) * 4 + (share, 0.95, False, others)
+        torch.library.opcheck(crps_operators._crps_gradient, (y, x.detach(), y, *settings), test_utils=checks)
 
 
 def test_integers_and_half_precision_are_widened():
