@@ -277,21 +277,32 @@ class MultiGrainedFocalLoss(Loss, of=multi_grained_focal):
     takes="event",
 )
 class EnsLoss(nn.Module):
-    """`ens_loss` whose shape l is kept for `period` training calls, then drawn again; its state is in buffers."""
+    """`ens_loss` whose shape l is kept for `period` epochs, then drawn again; its state is in buffers.
+
+    `set_epoch` tells it of epochs; whoever never calls it trains with one shape.
+    """
 
     shape: Tensor
-    calls: Tensor
+    epoch: Tensor
+    drawn: Tensor
 
     def __init__(self, period: int = 1, reduction: str = "mean") -> None:
         super().__init__()
         require(period >= 1, "period", period, "must be at least 1")
         self.period, self.reduction = period, reduction
         self.register_buffer("shape", torch.zeros(()))
-        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("drawn", torch.tensor(-1))  # the period that the shape was drawn in
 
     def reset_state(self) -> None:
-        """The next call draws a new shape."""
-        self.calls.zero_()
+        """Forget the epoch; the next training call draws a new shape."""
+        self.epoch.zero_()
+        self.drawn.fill_(-1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch, counted from 0: the first training call of another period draws a new shape."""
+        require(epoch >= 0, "epoch", epoch, "must not be negative")
+        self.epoch.fill_(epoch)
 
     def forward(
         self,
@@ -303,10 +314,10 @@ class EnsLoss(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The surrogate, for its gradient; `value` measures."""
-        if self.training:
-            if int(self.calls) % self.period == 0:
-                self.shape.uniform_(-1, 1, generator=generator)
-            self.calls += 1
+        period = int(self.epoch) // self.period
+        if self.training and period != int(self.drawn):
+            self.shape.uniform_(-1, 1, generator=generator)
+            self.drawn.fill_(period)
         options = {"shape": float(self.shape), "reduction": self.reduction, "weight": weight, "mask": mask}
         return ens_loss(logits, labels, **options, generator=generator)
 

@@ -105,7 +105,11 @@ def _crps_gradient(
     inputs = Inputs(members, truth, first, second, share, alpha, smooth)
     slopes = crps_torch.gradient(inputs, _weighted(up, weight, mask), others and share is not None)
     to_truth, to_share = slopes[1:] if others else (None, None)
-    return slopes[0], up.new_empty(0) if to_truth is None else to_truth, up.new_empty(0) if to_share is None else to_share
+    return (
+        slopes[0],
+        up.new_empty(0) if to_truth is None else to_truth,
+        up.new_empty(0) if to_share is None else to_share,
+    )
 
 
 @_crps.register_kernel("cpu")

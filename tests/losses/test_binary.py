@@ -168,21 +168,24 @@ def test_ens_mask_and_weight():
     torch.testing.assert_close(slopes(f, y, shape=0.2, weight=area), slopes(f, y, shape=0.2) * area)
 
 
-def test_ens_module_keeps_its_shape_for_a_period():
+def test_ens_module_keeps_its_shape_for_a_period_of_epochs():
     loss, f, y = build({"name": "ens", "period": 3}), normal(6).float(), laws.binary(6)
     shapes = []
-    for call in range(7):
+    for call in range(14):  # two calls an epoch
+        loss.set_epoch(call // 2)
         loss(f, y, generator=torch.Generator().manual_seed(call))
         shapes.append(float(loss.shape))
-    assert [len(set(shapes[i : i + 3])) for i in (0, 3, 6)] == [1, 1, 1] and len(set(shapes)) == 3
+    assert [len(set(shapes[i : i + 6])) for i in (0, 6, 12)] == [1, 1, 1] and len(set(shapes)) == 3
     other = build({"name": "ens", "period": 3})
     other.load_state_dict(loss.state_dict())
     both = [x(f, y, generator=torch.Generator().manual_seed(1)) for x in (loss, other)]
     torch.testing.assert_close(*both)
-    loss.eval()(f, y)
-    assert int(loss.calls) == 8
-    loss.reset_state()
-    assert int(loss.calls) == 0
+    loss.eval().set_epoch(9)
+    loss(f, y)
+    assert float(loss.shape) == shapes[-1]  # only training draws
+    loss.train().reset_state()
+    loss(f, y, generator=torch.Generator().manual_seed(1))
+    assert int(loss.epoch) == 0 and float(loss.shape) != shapes[-1]
     torch.testing.assert_close(loss.value(f, y), b.binary_cross_entropy(f, y))
 
 

@@ -119,6 +119,17 @@ def test_an_epoch_begins_for_the_losses_that_count_them(tmp_path: Path) -> None:
     assert loaded.epoch == 1 and torch.equal(loaded.rates, calibrated.rates)
 
 
+def test_a_random_loss_is_drawn_anew_by_epochs_not_by_updates() -> None:
+    model = forecaster(term("ens", "event", event=RAIN, options={"period": 2}))
+    shapes = []
+    for epoch, key in ((0, 3), (0, 4), (1, 5), (2, 6)):
+        model.terms.begin_epoch(epoch)
+        data = batch(fields())
+        model.training_loss(data, 2, (key, key + 10))
+        shapes.append(float(model.terms.losses["rest"].shape))  # type: ignore[arg-type]
+    assert shapes[0] == shapes[1] == shapes[2] != shapes[3]
+
+
 def test_a_rollout_averages_its_terms() -> None:
     """The latent of step 1 is that of a rollout of one step, so two steps average it with the second."""
     model = forecaster(term("uniformity", "latent"))
