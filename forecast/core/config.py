@@ -12,17 +12,20 @@ import yaml
 from pydantic import ValidationError
 
 from forecast.core.errors import ForecastError
+from forecast.core.model_sections import KINDS, GraphTransformerSection, ModelSection
 from forecast.core.sections import (
     DataSection,
     ForecastSection,
     LossSection,
-    ModelSection,
     Section,
     Source,
     StoreSection,
     TrainingSection,
     VerificationSection,
 )
+
+_TAGS = {"planet", "grib", "netcdf", *KINDS}
+"""kinds of sections, which pydantic puts between the keys of an error"""
 
 
 class Config(Section):
@@ -35,7 +38,7 @@ class Config(Section):
     source: Source
     store: StoreSection = StoreSection()
     data: DataSection
-    model: ModelSection = ModelSection()
+    model: ModelSection = GraphTransformerSection()
     loss: LossSection = LossSection()
     training: TrainingSection
     forecast: ForecastSection
@@ -121,7 +124,7 @@ def _index(node: list[Any], key: str, setting: str) -> int:
 
 
 def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"] if part not in ("planet", "grib", "netcdf"))
+    where = ".".join(str(part) for part in error["loc"] if part not in _TAGS)
     if error["type"] == "extra_forbidden":
         known = _known_keys(error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
@@ -135,7 +138,7 @@ def _explain(error: Any) -> str:
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
     models: list[type[Section]] = [Config]
     for part in loc:
-        if isinstance(part, int) or part in ("planet", "grib", "netcdf"):
+        if isinstance(part, int) or part in _TAGS:
             continue
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = [section for field in fields for section in _sections(field.annotation)]

@@ -78,37 +78,6 @@ class DataSection(Section):
     prefetch: int = Field(2, ge=0, description="batches read ahead by a thread")
 
 
-class ModelSection(Section):
-    """Graph transformer of the AIFS-CRPS kind: grid -> icosahedral mesh -> grid."""
-
-    kind: Literal["graph_transformer"] = "graph_transformer"
-    mesh_refinement: int = Field(3, ge=0, le=7, description="icosahedral refinements: 3 = 642 nodes")
-    mesh_region: bool = Field(False, description="keep only mesh nodes near the grid (regional grids)")
-    width: int = Field(128, ge=8)
-    heads: int = Field(4, ge=1)
-    layers: int = Field(4, ge=1)
-    mlp_ratio: float = Field(2.0, gt=0)
-    processor: Literal["graph", "dense"] = Field("graph", description="attention to mesh neighbours, or to all nodes")
-    grid_width: int = Field(64, ge=8, description="features per grid point, where most of the nodes are")
-    grid_heads: int = Field(4, ge=1)
-    encoder_neighbours: int = Field(12, ge=1)
-    processor_neighbours: int = Field(7, ge=1, description="nearest mesh nodes, itself included")
-    coarse_neighbours: int = Field(3, ge=0, description="nearest nodes of each coarser level of the mesh")
-    decoder_neighbours: int = Field(4, ge=1)
-    noise_channels: int = Field(4, ge=1)
-    noise_hidden: int = Field(32, ge=1)
-    trainable_features: int = Field(8, ge=0, description="learnt numbers per node")
-    activation_checkpointing: bool = False
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> ModelSection:
-        for heads, width in (("heads", "width"), ("grid_heads", "grid_width")):
-            if getattr(self, width) % getattr(self, heads):
-                given = f"model.{heads}={getattr(self, heads)} must divide model.{width}={getattr(self, width)}"
-                raise ValueError(given)
-        return self
-
-
 class Event(Section):
     """What an event head of the forecaster predicts: whether a variable exceeds values, or between which it lies."""
 

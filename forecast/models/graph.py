@@ -16,7 +16,7 @@ from torch_geometric.data import HeteroData
 
 from forecast.core.errors import ForecastError
 from forecast.core.grids import unit_vectors
-from forecast.core.sections import ModelSection
+from forecast.core.model_sections import GraphTransformerSection
 
 ENCODER = ("grid", "encode", "mesh")
 PROCESSOR = ("mesh", "process", "mesh")
@@ -120,7 +120,7 @@ def local_frame(positions: Tensor) -> Tensor:
     return torch.stack([positions, east, torch.linalg.cross(positions, east)], dim=1)
 
 
-def build(latitudes: np.ndarray, longitudes: np.ndarray, section: ModelSection) -> HeteroData:
+def build(latitudes: np.ndarray, longitudes: np.ndarray, section: GraphTransformerSection) -> HeteroData:
     """The graph: node positions `x` (unit vectors) of grid and mesh, and three edge types with features.
 
     Args:
@@ -153,7 +153,9 @@ def build(latitudes: np.ndarray, longitudes: np.ndarray, section: ModelSection) 
     return graph
 
 
-def _processor_table(levels: list[np.ndarray], near: np.ndarray, rank: np.ndarray, section: ModelSection) -> np.ndarray:
+def _processor_table(
+    levels: list[np.ndarray], near: np.ndarray, rank: np.ndarray, section: GraphTransformerSection
+) -> np.ndarray:
     """Multi-scale table among the nodes kept (`near`), in their order (`rank`)."""
     kept = [level[near[: len(level)]] for level in levels]
     table = multiscale([level for level in kept if len(level)], section.processor_neighbours, section.coarse_neighbours)

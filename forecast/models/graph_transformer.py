@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from forecast.core.sections import ModelSection
+from forecast.core.model_sections import GraphTransformerSection
 from forecast.models import graph as graphs
 from forecast.models.attention import DenseAttention, NeighbourAttention
+from forecast.models.features import Features, Network
 from forecast.models.noise import ConditionalLayerNorm, NoiseEmbedding
-
-
-class Features(NamedTuple):
-    """What the network knows besides its increments: what heads and losses of the latent read.
-
-    Attributes:
-        hidden: (B, M, G, 2 grid_width) of the decoder. latent: (B, M, N, width) of the mesh after the processor.
-    """
-
-    hidden: Tensor
-    latent: Tensor
 
 
 def mlp(width: int, hidden: int) -> nn.Sequential:
@@ -33,7 +21,7 @@ def mlp(width: int, hidden: int) -> nn.Sequential:
 class Encoder(nn.Module):
     """Grid states -> features of grid points and mesh nodes; each mesh node attends to the grid points around it."""
 
-    def __init__(self, section: ModelSection, graph: HeteroData, inputs: int) -> None:
+    def __init__(self, section: GraphTransformerSection, graph: HeteroData, inputs: int) -> None:
         super().__init__()
         width, wide = section.grid_width, section.width
         self.embed = nn.Linear(inputs, width)
@@ -58,7 +46,7 @@ class Encoder(nn.Module):
 class ProcessorLayer(nn.Module):
     """x += attention(CLN(x)); x += MLP(CLN(x)), the layer norms conditioned on noise."""
 
-    def __init__(self, section: ModelSection, graph: HeteroData) -> None:
+    def __init__(self, section: GraphTransformerSection, graph: HeteroData) -> None:
         super().__init__()
         width = section.width
         self.attention: DenseAttention | NeighbourAttention
@@ -81,7 +69,7 @@ class ProcessorLayer(nn.Module):
 class Decoder(nn.Module):
     """Mesh features -> increments on the grid; each grid point attends to the mesh nodes around it."""
 
-    def __init__(self, section: ModelSection, graph: HeteroData, outputs: int) -> None:
+    def __init__(self, section: GraphTransformerSection, graph: HeteroData, outputs: int) -> None:
         super().__init__()
         width, wide = section.grid_width, section.width
         self.norm, self.norm_points = nn.LayerNorm(wide), nn.LayerNorm(width)
@@ -103,12 +91,13 @@ class Decoder(nn.Module):
         return self.head(hidden), hidden
 
 
-class GraphTransformer(nn.Module):
+class GraphTransformer(Network):
     """The network: state on the grid and noise on the mesh -> increments on the grid, zero at the start."""
 
-    def __init__(self, section: ModelSection, graph: HeteroData, inputs: int, outputs: int) -> None:
+    def __init__(self, section: GraphTransformerSection, graph: HeteroData, inputs: int, outputs: int) -> None:
         super().__init__()
         self.noise_shape = (graph["mesh"].num_nodes, section.noise_channels)
+        self.hidden_width = 2 * section.grid_width
         self.encoder = Encoder(section, graph, inputs)
         self.noise = NoiseEmbedding(section.noise_channels, section.noise_hidden)
         self.layers = nn.ModuleList(ProcessorLayer(section, graph) for _ in range(section.layers))

@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import forecast
 from forecast.core.errors import ForecastError
-from forecast.core.sections import LossSection, ModelSection
+from forecast.core.model_sections import ModelSection
+from forecast.core.sections import LossSection
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build
 
@@ -47,7 +48,7 @@ def load_forecaster(folder: str | Path, averaged: bool = True) -> Forecaster:
     side_car = _read_side_car(folder)
     try:
         model = build(
-            ModelSection.model_validate(side_car["model"]),
+            TypeAdapter(ModelSection).validate_python(side_car["model"]),
             Fields.from_json(side_car["fields"]),
             LossSection.model_validate(side_car["loss"]),
         )

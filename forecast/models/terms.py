@@ -19,8 +19,8 @@ from forecast.core import seeding
 from forecast.core.errors import ForecastError
 from forecast.core.grids import from_points
 from forecast.core.sections import Event, Term
+from forecast.models.features import Features
 from forecast.models.fields import Fields
-from forecast.models.graph_transformer import Features
 from forecast.models.normaliser import Normaliser
 
 

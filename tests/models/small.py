@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from forecast.core import grids
-from forecast.core.sections import ModelSection
+from forecast.core.model_sections import GraphTransformerSection
 from forecast.data.batch import Batch
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build
 
-SMALL = ModelSection(
+SMALL = GraphTransformerSection(
     mesh_refinement=1, width=16, heads=2, layers=2, grid_width=8, grid_heads=2, trainable_features=2,
     encoder_neighbours=5, processor_neighbours=4, coarse_neighbours=2, decoder_neighbours=3,
 )  # fmt: skip
@@ -67,7 +67,7 @@ def batch(fields: Fields, samples: int = 2, steps: int = 1, seed: int = 0) -> Ba
 def trained(fields: Fields, seed: int = 0, **changes: object) -> Forecaster:
     """A forecaster whose zero-initialised parts are random, as after training."""
     torch.manual_seed(seed)
-    model = build(ModelSection(**{**SMALL.model_dump(), **changes}), fields)
+    model = build(GraphTransformerSection(**{**SMALL.model_dump(), **changes}), fields)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from forecast.core.errors import ForecastError
-from forecast.core.sections import LossSection, ModelSection
+from forecast.core.model_sections import GraphTransformerSection
+from forecast.core.sections import LossSection
 from forecast.losses import almost_fair_crps, weights
 from forecast.models import noise
-from forecast.models.forecaster import build, multiplies_in_half
+from forecast.models.base import multiplies_in_half
+from forecast.models.forecaster import build
 from tests.models.small import SMALL, batch, fields, trained
 
 
@@ -20,7 +22,10 @@ def first_step(model, data, members, seed=0):
 
 @pytest.mark.parametrize("processor", ["graph", "dense"])
 def test_fresh_forecaster_is_persistence(processor):
-    model, data = build(ModelSection(**{**SMALL.model_dump(), "processor": processor}), fields()), batch(fields())
+    model, data = (
+        build(GraphTransformerSection(**{**SMALL.model_dump(), "processor": processor}), fields()),
+        batch(fields()),
+    )
     with torch.no_grad():
         out = first_step(model, data, members=3)
     assert out.shape == (2, 3, 128, 3)

@@ -4,7 +4,7 @@ import torch
 
 from forecast.core import grids
 from forecast.core.errors import ForecastError
-from forecast.core.sections import ModelSection
+from forecast.core.model_sections import GraphTransformerSection
 from forecast.models import graph as graphs
 
 
@@ -65,11 +65,11 @@ def test_local_frame_is_orthonormal_also_at_the_poles():
 @pytest.fixture
 def graph():
     grid = grids.gaussian(16)
-    return graphs.build(grid.latitudes, grid.longitudes, ModelSection(mesh_refinement=2))
+    return graphs.build(grid.latitudes, grid.longitudes, GraphTransformerSection(mesh_refinement=2))
 
 
 def test_graph_has_fixed_degrees(graph):
-    section = ModelSection()
+    section = GraphTransformerSection()
     assert graph["grid"].num_nodes == 512
     assert graph["mesh"].num_nodes == 162
     for kind, degree in (
@@ -103,7 +103,7 @@ def test_processor_table_follows_the_order(graph):
 
 def test_regional_mesh_lies_near_the_grid():
     grid = grids.latlon(np.linspace(60, 40, 11), np.linspace(-10, 14, 13))
-    graph = graphs.build(grid.latitudes, grid.longitudes, ModelSection(mesh_refinement=4, mesh_region=True))
+    graph = graphs.build(grid.latitudes, grid.longitudes, GraphTransformerSection(mesh_refinement=4, mesh_region=True))
     mesh, points = graph["mesh"].x, graph["grid"].x
     spacing = (4 * np.pi / 2562) ** 0.5
     assert 20 < len(mesh) < 200
@@ -114,6 +114,6 @@ def test_regional_mesh_lies_near_the_grid():
 
 def test_graph_is_the_same_every_time(graph):
     grid = grids.gaussian(16)
-    again = graphs.build(grid.latitudes, grid.longitudes, ModelSection(mesh_refinement=2))
+    again = graphs.build(grid.latitudes, grid.longitudes, GraphTransformerSection(mesh_refinement=2))
     for kind in graph.edge_types:
         assert torch.equal(graph[kind].edge_index, again[kind].edge_index)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from forecast import losses
 from forecast.core.errors import ForecastError
-from forecast.core.sections import LossSection, ModelSection
+from forecast.core.model_sections import GraphTransformerSection
+from forecast.core.sections import LossSection
 from forecast.models.forecaster import Forecaster, build
 from forecast.models.serialise import load_forecaster, save_forecaster
 from tests.models.small import SMALL, batch, fields
@@ -22,7 +23,7 @@ BINS = {"variable": "2t", "edges": [270.0, 280.0, 290.0]}
 
 def forecaster(terms: dict[str, Any], seed: int = 0) -> Forecaster:
     torch.manual_seed(seed)
-    model = build(ModelSection(**SMALL.model_dump()), fields(), LossSection.model_validate({"terms": terms}))
+    model = build(GraphTransformerSection(**SMALL.model_dump()), fields(), LossSection.model_validate({"terms": terms}))
     torch.manual_seed(seed + 1)  # the same network with and without heads
     with torch.no_grad():
         for parameter in model.network.parameters():

@@ -1,0 +1,252 @@
+"""What all forecasters share: a step for members, the loss of a rollout; physical units outside, normalised inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from forecast import losses
+from forecast.core import seeding
+from forecast.core.errors import ForecastError
+from forecast.core.sections import LossSection
+from forecast.core.variables import minimum
+from forecast.data.batch import Batch
+from forecast.models import noise as noises
+from forecast.models.features import Features, Network
+from forecast.models.fields import Fields
+from forecast.models.normaliser import Normaliser
+from forecast.models.terms import Step, Terms
+
+FROM_ANALYSIS, AUTOREGRESSIVE = 1.0, 2.0
+
+
+class Outcome(NamedTuple):
+    """What one step gives.
+
+    Attributes:
+        state: (B, M, G, V), normalised. features: of the network that made it.
+        terms: name -> a term that the kind of forecaster adds to its loss, e.g. a divergence, its weight included.
+    """
+
+    state: Tensor
+    features: Features
+    terms: dict[str, Tensor]
+
+
+class Forecaster(nn.Module):
+    """What forecasters of every kind have in common: states in, states out, and the loss of a rollout.
+
+    A kind says how it makes its network (`_make_network`) and what one step does (`_advance`). The network has
+    `noise_shape` and `hidden_width`, the width of the features that event heads read.
+
+    Attributes:
+        section, fields, loss: what it was built from.
+        inputs: columns of what the network may read: states, forcings, static fields, step flag.
+        precision: of the network's matrix products: float32, bfloat16 or auto. Kept with the weights.
+        noise_shape: (N, C) mesh nodes and noise channels of one member and step.
+    """
+
+    def __init__(self, section: Any, fields: Fields, loss: LossSection) -> None:
+        super().__init__()
+        self.section, self.fields, self.loss = section, fields, loss
+        self.precision = "float32"
+        self.normalise = Normaliser(fields, fields.variables)
+        self.normalise_static = Normaliser(fields, fields.static)
+        self.prognostic = len(fields.prognostic)
+        self.inputs = fields.input_steps * self.prognostic + len(fields.forcings) + len(fields.static) + 1
+        self.network: Network = self._make_network()
+        self.noise_shape = self.network.noise_shape
+        self._register(_increments(fields, self.normalise), _lower(fields, self.normalise))
+        options = {"alpha": loss.alpha} if loss.name == "almost_fair_crps" else {}
+        self.score = losses.build({"name": loss.name, "reduction": "none", **options, **loss.options})
+        self.terms = Terms(loss.terms, fields, self.network.hidden_width)
+        self._taught_by: dict[str, Forecaster] = {}
+        weights = losses.weights.from_section(loss, fields.variables, fields.areas, self.step_scale.double().numpy())
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
+
+    def _make_network(self) -> Network:
+        raise NotImplementedError
+
+    def _advance(
+        self, past: list[Tensor], forcings: Tensor, from_analysis: Tensor, noise: Tensor, truth: Tensor | None = None
+    ) -> Outcome:
+        """One step in normalised units.
+
+        Args:
+            past: T states (B, M or 1, G, P), newest last. forcings: (B, G, F). from_analysis: (B,) flags.
+            noise: (B, M, N, C). truth: (B, G, V) the state to be forecast, in training only.
+        """
+        raise NotImplementedError
+
+    step_scale: Tensor
+    mean: Tensor
+    lower: Tensor
+    weights: Tensor
+
+    def _register(self, step_scale: Tensor, lower: Tensor) -> None:
+        self.register_buffer("step_scale", step_scale, persistent=False)
+        self.register_buffer("lower", lower, persistent=False)
+        mean = torch.tensor(self.fields.column("mean", self.fields.variables), dtype=torch.float32)
+        self.register_buffer("mean", self.normalise(mean), persistent=False)
+
+    def step(self, window: Tensor, forcings: Tensor, first: bool, noise: Tensor) -> Tensor:
+        """One forecast step.
+
+        Args:
+            window: (B, M or 1, T, G, V) states, physical units, T = input_steps, newest last; diagnostic columns may
+                be absent and are not read. Members that share their state may be given once (dimension 1).
+            forcings: (B, G, F) computed forcings and static fields at the date of the newest state.
+            first: whether the window holds analyses, not forecasts.
+            noise: (B, M, N, C) standard normals, N and C as `noise_shape`.
+
+        Returns:
+            (B, M, G, V) states one step later, physical units.
+        """
+        p = self.prognostic
+        past = (window[..., :p] - self.normalise.offset[:p]) / self.normalise.scale[:p]
+        flag = torch.full((len(window),), first, device=window.device)
+        state = self._advance(list(past.unbind(2)), self._forcings(forcings), flag, noise).state
+        return self.normalise.inverse(state)
+
+    def training_loss(self, batch: Batch, members: int, noise_keys: Sequence[int]) -> dict[str, Tensor]:
+        """Terms of the loss of a rollout of `batch.rollout` steps, averaged over steps.
+
+        Args:
+            noise_keys: (B,) one key per sample; its members and steps derive theirs from it.
+
+        Returns:
+            `loss`, which is minimised, and detached: per variable the unweighted score in normalised units, and each
+            further term.
+
+        Raises:
+            ForecastError: values that are not finite, or a batch that does not fit the fields.
+        """
+        self._check(batch)
+        states, forcings = self.normalise(batch.states), self._forcings(batch.forcings)
+        inputs, teachers = self.fields.input_steps, self._teachers()
+        past = [states[:, None, t, :, : self.prognostic] for t in range(inputs)]
+        from_analysis, scores, further = batch.starts_from_analysis, [], []
+        for s in range(batch.rollout):
+            given = (past, forcings[:, inputs - 1 + s], from_analysis)
+            step, own = self._observe(given, states[:, inputs + s], noise_keys, members, s)
+            scores.append(self._score(step))
+            with torch.no_grad():
+                same = {
+                    name: (t.terms, t._observe(given, step.truth, noise_keys, members, s)[0]) for name, t in teachers
+                }
+            further.append(own | self.terms(step, self.weights, self.network, same))
+            past = [*past[1:], step.members[..., : self.prognostic]]
+            from_analysis = torch.zeros_like(from_analysis)
+        return self._sum(torch.stack(scores).mean(dim=(0, 1)), further)
+
+    def _score(self, step: Step) -> Tensor:
+        """(B, G, V) of one step; the absolute error of a lone member, which no fair score can rate."""
+        if step.members.shape[1] == 1:
+            return (step.members[:, 0] - step.truth).abs()
+        return self.score(step.members, step.truth)
+
+    def _observe(
+        self, given: tuple[list[Tensor], Tensor, Tensor], truth: Tensor, keys: Sequence[int], members: int, step: int
+    ) -> tuple[Step, dict[str, Tensor]]:
+        """One step from past states, forcings and flags, and the kind's own terms; recomputed if so configured."""
+        arguments = (*given, self._noise(keys, members, step), truth)
+        if self.section.activation_checkpointing and torch.is_grad_enabled():
+            outcome = checkpoint(self._advance, *arguments, use_reentrant=False)
+        else:
+            outcome = self._advance(*arguments)
+        return Step(outcome.state, truth, outcome.features, keys), outcome.terms
+
+    def _teachers(self) -> list[tuple[str, Forecaster]]:
+        """Term -> its teacher, read when it is first needed and no part of this module."""
+        for name, term in self.loss.terms.items():
+            if term.teacher is not None and name not in self._taught_by:
+                self._taught_by[name] = load_teacher(term.teacher, self.fields).to(self.lower.device)
+        return list(self._taught_by.items())
+
+    def _sum(self, score: Tensor, further: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The loss, and detached: per-variable means of the score (G, V), and every term."""
+        area_means = torch.einsum("gv,g->v", score.detach(), self.weights.sum(dim=1))
+        names = (f"{self.loss.name}/{name}" for name in self.fields.variables)
+        loss = (score * self.weights).sum()
+        parts = {name: torch.stack([step[name] for step in further]).mean() for name in further[0]}
+        for name, part in parts.items():
+            loss = loss + (self.loss.terms[name].weight if name in self.loss.terms else 1.0) * part
+        shown = {f"terms/{name}": part.detach() for name, part in parts.items()}
+        return {"loss": loss, **dict(zip(names, area_means, strict=True)), **shown}
+
+    def _forcings(self, forcings: Tensor) -> Tensor:
+        """Static fields, the last columns, normalised."""
+        static = len(self.fields.static)
+        if not static:
+            return forcings
+        return torch.cat([forcings[..., :-static], self.normalise_static(forcings[..., -static:])], dim=-1)
+
+    def _noise(self, keys: Sequence[int], members: int, step: int) -> Tensor:
+        """(B, M, N, C) from the samples' keys."""
+        each = [seeding.key(key, "train-noise", member, step) for key in keys for member in range(members)]
+        return noises.draw(each, self.noise_shape, self.lower.device).unflatten(0, (len(keys), members))
+
+    def _check(self, batch: Batch) -> None:
+        shape = (self.fields.grid_size, len(self.fields.variables))
+        if tuple(batch.states.shape[2:]) != shape or batch.input_steps != self.fields.input_steps:
+            raise ForecastError(
+                f"batch of states {tuple(batch.states.shape)} with {batch.input_steps} input steps; the forecaster "
+                f"wants {shape[0]} points, {shape[1]} variables and {self.fields.input_steps} input steps"
+            )
+        if not torch.isfinite(batch.states).all():
+            bad = (~torch.isfinite(batch.states)).any(dim=2).nonzero()[0].tolist()
+            name, date = self.fields.variables[bad[2]], batch.dates[bad[0], bad[1]]
+            raise ForecastError(f"`{name}` at {date} has missing values: variables with gaps cannot be forecast")
+
+
+def load_teacher(folder: str, fields: Fields) -> Forecaster:
+    """The forecaster in `folder`, which must read and write the same fields.
+
+    Raises:
+        ForecastError: no checkpoint there, or other fields.
+    """
+    from forecast.models.serialise import load_forecaster  # which needs this module to build one
+
+    teacher = load_forecaster(folder).requires_grad_(False)
+    mine, theirs = fields.to_json(), teacher.fields.to_json()
+    differing = [name for name in mine if mine[name] != theirs[name]]
+    if differing:
+        raise ForecastError(f"loss.terms: the teacher {folder} has other {differing[0]}: train both on one store")
+    return teacher
+
+
+def multiplies_in_half(precision: str, device: torch.device) -> bool:
+    """Whether the network's matrices are multiplied in bfloat16; states, norms, attention and scores never are.
+
+    `auto` takes bfloat16 where the device multiplies it natively (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX);
+    elsewhere it would be slower than float32.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older torch
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def _increments(fields: Fields, normaliser: Normaliser) -> Tensor:
+    """(V,) normalised size of a unit of network output: tendency standard deviation, 1 for diagnostic variables."""
+    tendency = fields.column("tendency_stdev", fields.prognostic)
+    for name, value in zip(fields.prognostic, tendency, strict=True):
+        if not value > 0:
+            raise ForecastError(f"`{name}` does not change from step to step: list it under data.static")
+    scale = normaliser.scale.double().numpy()
+    own = tendency / scale[: len(tendency)]
+    diagnostic = fields.column("stdev", fields.diagnostic) / scale[len(tendency) :]
+    return torch.tensor(np.concatenate([own, diagnostic]), dtype=torch.float32)
+
+
+def _lower(fields: Fields, normaliser: Normaliser) -> Tensor:
+    """(V,) normalised physical minimum, minus infinity where there is none."""
+    bounds = [minimum(name) for name in fields.variables]
+    return normaliser(torch.tensor([-np.inf if bound is None else bound for bound in bounds], dtype=torch.float32))
