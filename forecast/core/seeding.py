@@ -11,11 +11,11 @@ import hashlib
 
 import numpy as np
 
+from forecast.core import normals
+
 _MASK = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
+_MULTIPLIERS = (np.uint64(normals.MULTIPLIERS[0]), np.uint64(normals.MULTIPLIERS[1]))
 
 Part = int | str | np.integer | np.datetime64
 
@@ -50,7 +50,7 @@ def philox(counter: np.ndarray, key: int) -> np.ndarray:
     """
     c0, c1, c2, c3 = (counter[:, i].astype(np.uint64) for i in range(4))
     k0, k1 = key & 0xFFFFFFFF, key >> 32
-    for _ in range(_ROUNDS):
+    for _ in range(normals.ROUNDS):
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
@@ -58,7 +58,7 @@ def philox(counter: np.ndarray, key: int) -> np.ndarray:
             (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
             p0 & _MASK,
         )
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+        k0, k1 = (k0 + normals.WEYL[0]) & 0xFFFFFFFF, (k1 + normals.WEYL[1]) & 0xFFFFFFFF
     return np.stack([c0, c1, c2, c3])
 
 
@@ -82,12 +82,11 @@ def uniform(key: int, size: int, offset: int = 0) -> np.ndarray:
 def normal(key: int, size: int, offset: int = 0) -> np.ndarray:
     """(size,) float32 standard normals, by Box and Muller from one 64-bit word each.
 
-    Element i depends on (key, offset + i) alone. The transform runs in float64, so that different
-    maths libraries agree to the last bit of float32.
+    Element i depends on (key, offset + i) alone, and has the same bits on every machine and device (core/normals.py).
     """
-    w = words(key, size, offset)
-    radius = np.sqrt(-2.0 * np.log(((w >> _SHIFT).astype(np.float64) + 0.5) * 2.0**-32))
-    return (radius * np.cos((w & _MASK).astype(np.float64) * (2.0 * np.pi * 2.0**-32))).astype(np.float32)
+    out = np.empty(size, np.float32)
+    normals.fill(np.uint64(key), np.uint64(offset), out)
+    return out
 
 
 def integers(key: int, high: int, size: int, offset: int = 0) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,17 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from forecast.core import seeding
-from forecast.models import operators
+from forecast.models import normals, operators
 
 
-def draw(keys: Sequence[int], shape: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """(len(keys), N, C) float32 standard normals, the block of each key independent of the others.
+def draw(keys: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """(len(keys), *shape) float32 standard normals on `device`, the same bits on any.
 
     Args:
-        keys: one `seeding.key` per block. shape: mesh nodes N and noise channels C.
+        keys: one `seeding.key` per block, whose numbers depend on nothing else. shape: mesh nodes and noise channels.
     """
-    blocks = [seeding.normal(key, shape[0] * shape[1]) for key in keys]
-    return torch.from_numpy(np.stack(blocks)).reshape(-1, *shape).to(device)
+    size, device = math.prod(shape), torch.device(device)
+    if device.type == "cpu":
+        blocks = torch.from_numpy(np.stack([seeding.normal(key, size) for key in keys]))
+    else:
+        blocks = normals.normal(keys, size, device)
+    return blocks.reshape(-1, *shape)
 
 
 class NoiseEmbedding(nn.Sequential):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from forecast.core import seeding
+from forecast.core import normals, seeding
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ def test_philox_gives_the_known_answers_of_random123(counter, key, expected):
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 50), st.integers(1, 50))
+@settings(deadline=None)  # the first call compiles
 def test_an_element_does_not_depend_on_what_is_drawn_with_it(key, offset, size):
     whole = seeding.normal(key, offset + size)
     np.testing.assert_array_equal(seeding.normal(key, size, offset), whole[offset:])
@@ -36,6 +37,34 @@ def test_normals_are_normal_and_uncorrelated_between_keys():
     assert stats.kstest(a, "norm").pvalue > 1e-3
     assert abs(np.corrcoef(a, b)[0, 1]) < 4 / np.sqrt(a.size)  # four standard errors
     assert abs(np.corrcoef(a[1:], a[:-1])[0, 1]) < 4 / np.sqrt(a.size)
+
+
+def test_normals_are_those_of_the_libraries_logarithm_and_cosine():
+    """Each word's halves as whole numbers, through numpy in float64; the tails and the zeros of the cosine too."""
+    size, key = 1_000_000, seeding.key(3, "oracle")
+    words = seeding.words(key, size)
+    u, v = ((words >> np.uint64(32)) + 0.5) * 2.0**-32, (words & np.uint64(0xFFFFFFFF)) * 2.0**-32
+    expected = np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
+    assert np.mean(seeding.normal(key, size) != expected.astype(np.float32)) < 1e-5, "roundings on the edge only"
+    edges = [
+        (0, 0),
+        (2**32 - 1, 0),
+        (5, 2**30),
+        (5, 3 * 2**30),
+        (2**31, 2**31),
+        (77, 2**32 - 1),
+        (2**32 - 1, 2**30 + 1),
+    ]
+    for radial, angular in edges:
+        exact = np.sqrt(-2 * np.log((radial + np.longdouble(0.5)) / 2**32)) * _cosine(angular)
+        got = normals._normal(float(radial), float(angular))
+        assert abs(got - float(exact)) <= 1e-15 * abs(float(exact))
+
+
+def _cosine(angular: int) -> np.longdouble:
+    """cos(2 pi angular / 2^32), exact to long double's precision also near its zeros."""
+    quarter = np.longdouble(0.25) - min(angular, 2**32 - angular) / np.longdouble(2**32)
+    return np.sin(8 * np.arctan(np.longdouble(1)) * quarter)
 
 
 def test_stream_is_stable_forever():
@@ -57,6 +86,16 @@ def test_a_key_depends_on_every_part_and_on_its_type_but_not_on_the_unit_of_time
 def test_keys_of_many_members_and_steps_do_not_collide():
     keys = {seeding.key(1, "noise", start, m, s) for start in range(4) for m in range(1000) for s in range(60)}
     assert len(keys) == 4 * 1000 * 60
+
+
+@pytest.mark.slow
+def test_ten_million_keys_do_not_collide():
+    """5,000 members of 20 starts to 100 steps; some 40 s. Chance: 10^14 / 2 pairs in 2^64 is 3 in a million."""
+    starts = np.datetime64("2001-03-01T00", "s") + np.arange(20) * np.timedelta64(12, "h")
+    count = 20 * 5000 * 100
+    parts = ((start, member, step) for start in starts for member in range(5000) for step in range(100))
+    keys = np.fromiter((seeding.key(1, "noise", *where) for where in parts), np.uint64, count)
+    assert np.unique(keys).size == count
 
 
 def test_permutation_is_one_and_uniform_covers_the_unit_interval():
