@@ -277,6 +277,8 @@ def _auxiliary(layout: Layout) -> str:
 
 
 def _about(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    if name in settings.get("events", {}):
+        return dict(settings["events"][name])
     known = variables.metadata(name)
     about: dict[str, Any] = {key: known[key] for key in ("long_name", "standard_name", "units") if key in known}
     if known.get("process") == "accumulation" and "accumulation" in settings:

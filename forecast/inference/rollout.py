@@ -22,7 +22,9 @@ def rollout(
     keys: Callable[[int], Sequence[int]],
     steps: int,
 ) -> Iterator[Tensor]:
-    """Yield the states of M members at steps 1..`steps`, (M, G, V) float32 in physical units.
+    """Yield the states of M members at steps 1..`steps`, (M, G, V + K) float32 in physical units.
+
+    The last K columns are the probabilities of events that the forecaster has heads for (`terms.probabilities`).
 
     Args:
         window: (M, T, G, V) states up to `start`, newest last, on the model's device.
@@ -34,9 +36,9 @@ def rollout(
     for s in range(1, steps + 1):
         known = torch.from_numpy(forcings(np.array([start + (s - 1) * step]))).to(device)
         xi = noise.draw(keys(s), model.noise_shape, device)
-        state = model.step(window[None], known, s == 1, xi[None])[0]
+        state = model.step(window[None], known, s == 1, xi[None], events=True)[0]
         yield state
-        window = torch.cat([window[:, 1:], state[:, None]], dim=1)
+        window = torch.cat([window[:, 1:], state[:, None, :, : window.shape[-1]]], dim=1)
 
 
 def noise_keys(seed: int, start: np.datetime64, members: Sequence[int], step: int) -> list[int]:

@@ -73,7 +73,8 @@ class LearntSystem:
         self.analysis, self.seed, self.micro_batch = analysis, seed, micro_batch
         self._perturbations = perturbations
         _check_grid(analysis, self.fields)
-        analysis.position((*self.variables, *(perturbations.variables if perturbations else ())))
+        self._events = self.model.terms.probabilities
+        analysis.position((*self.fields.variables, *(perturbations.variables if perturbations else ())))
         static = static_fields(analysis, self.fields.static)
         self._forcings = Forcings(self.fields.forcings, self.fields.latitudes, self.fields.longitudes, static)
 
@@ -87,12 +88,13 @@ class LearntSystem:
             "micro_batch": self.micro_batch,
             "device": self.device.type,
             "accumulation": format_duration(self.analysis.frequency),
+            **({"events": self._events} if self._events else {}),
         }
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """(V,) prognostic, then diagnostic variables."""
-        return self.fields.variables
+        """(V,) prognostic, then diagnostic variables, then probabilities of events, absent from initial states."""
+        return (*self.fields.variables, *self._events)
 
     @property
     def grid(self) -> Grid:
@@ -124,9 +126,12 @@ class LearntSystem:
         states = rollout(
             self.model, window, start, self._forcings, lambda s: noise_keys(self.seed, start, members, s), steps
         )
-        for step, fields in enumerate(chain([initial[:, -1]], map(_to_numpy, states))):
-            if not np.isfinite(fields).all():
-                member, variable = np.argwhere(~np.isfinite(fields).all(axis=2))[0]
+        unknown = np.full((len(initial), len(self._events), initial.shape[-1]), np.nan, np.float32)
+        first = np.concatenate([initial[:, -1], unknown], axis=1)
+        for step, fields in enumerate(chain([first], map(_to_numpy, states))):
+            known = np.isfinite(fields if step else initial[:, -1]).all(axis=2)
+            if not known.all():
+                member, variable = np.argwhere(~known)[0]
                 raise ForecastError(
                     f"`{self.variables[variable]}` of member {members[member]} from {format_time(start)} is not finite "
                     f"after {step} steps: "
@@ -139,10 +144,10 @@ class LearntSystem:
         when = _input_dates(start, self.step, self.fields.input_steps)
         times = np.array([self.analysis.index(date) for date in when])
         if self._perturbations is None:
-            return np.repeat(self.analysis.read(times, self.variables)[None], len(members), axis=0)
+            return np.repeat(self.analysis.read(times, self.fields.variables)[None], len(members), axis=0)
         given = self._perturbations.variables
         states = self._perturbations.perturb(self.analysis.read(times, given), when, start, members)
-        return states[:, :, [given.index(name) for name in self.variables]]
+        return states[:, :, [given.index(name) for name in self.fields.variables]]
 
 
 def fingerprint(store: Store) -> str:

@@ -94,7 +94,7 @@ class Forecaster(nn.Module):
         mean = torch.tensor(self.fields.column("mean", self.fields.variables), dtype=torch.float32)
         self.register_buffer("mean", self.normalise(mean), persistent=False)
 
-    def step(self, window: Tensor, forcings: Tensor, first: bool, noise: Tensor) -> Tensor:
+    def step(self, window: Tensor, forcings: Tensor, first: bool, noise: Tensor, events: bool = False) -> Tensor:
         """One forecast step.
 
         Args:
@@ -103,6 +103,7 @@ class Forecaster(nn.Module):
             forcings: (B, G, F) computed forcings and static fields at the date of the newest state.
             first: whether the window holds analyses, not forecasts.
             noise: (B, M, N, C) standard normals, N and C as `noise_shape`.
+            events: whether probabilities of events (`terms.probabilities`) follow as further columns.
 
         Returns:
             (B, M, G, V) states one step later, physical units.
@@ -110,8 +111,9 @@ class Forecaster(nn.Module):
         p = self.prognostic
         past = (window[..., :p] - self.normalise.offset[:p]) / self.normalise.scale[:p]
         flag = torch.full((len(window),), first, device=window.device)
-        state = self._advance(list(past.unbind(2)), self._forcings(forcings), flag, noise).state
-        return self.normalise.inverse(state)
+        outcome = self._advance(list(past.unbind(2)), self._forcings(forcings), flag, noise)
+        states = self.normalise.inverse(outcome.state)
+        return torch.cat([states, self.terms.predict(outcome.features.hidden)], dim=-1) if events else states
 
     def training_loss(self, batch: Batch, members: int, noise_keys: Sequence[int]) -> dict[str, Tensor]:
         """Terms of the loss of a rollout of `batch.rollout` steps, averaged over steps.

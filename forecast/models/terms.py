@@ -19,9 +19,11 @@ from forecast.core import seeding
 from forecast.core.errors import ForecastError
 from forecast.core.grids import from_points
 from forecast.core.sections import Event, Term
+from forecast.models.events import EventHead, head_name
 from forecast.models.features import Features
 from forecast.models.fields import Fields
-from forecast.models.normaliser import Normaliser
+
+_LOGITS = {"logits", "scores", "forecast", "prediction", "student"}
 
 
 @dataclass(frozen=True)
@@ -40,41 +42,6 @@ class Step:
     keys: Sequence[int]
 
 
-class EventHead(nn.Module):
-    """Logits of an event at every grid point, from the members' mean features; and its labels.
-
-    Attributes:
-        thresholds: (1 or edges,) in normalised units of the variable.
-    """
-
-    thresholds: Tensor
-
-    def __init__(self, event: Event, fields: Fields, width: int) -> None:
-        super().__init__()
-        if event.variable not in fields.variables:
-            known = ", ".join(fields.variables)
-            raise ForecastError(f"loss.terms: an event of `{event.variable}`; the forecaster predicts {known}")
-        self.column, self.bins = fields.variables.index(event.variable), bool(event.edges)
-        self.alone = isinstance(event.above, float)
-        values = torch.tensor(event.edges or event.above, dtype=torch.float32).reshape(-1)
-        thresholds = Normaliser(fields, (event.variable,))(values[:, None])[:, 0]
-        self.register_buffer("thresholds", thresholds, persistent=False)
-        self.read = nn.Linear(width, len(values) + self.bins)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, G) logits of one exceedance, or (B, K, G) of several or of bins, from (B, M, G, width)."""
-        logits = self.read(hidden.float().mean(dim=1))
-        return logits[..., 0] if self.alone else logits.movedim(-1, 1)
-
-    def labels(self, truth: Tensor) -> Tensor:
-        """1 where a value is exceeded, else 0, of the logits' shape; or (B, G) numbers of bins. From (B, G, V)."""
-        values = truth[..., self.column].contiguous()
-        if self.bins:
-            return torch.bucketize(values, self.thresholds)
-        exceeded = (values[:, None] > self.thresholds[:, None]).float()
-        return exceeded[:, 0] if self.alone else exceeded
-
-
 class Terms(nn.Module):
     """The further terms of a forecaster's loss, and the event heads that some of them share.
 
@@ -87,7 +54,7 @@ class Terms(nn.Module):
 
     def __init__(self, terms: Mapping[str, Term], fields: Fields, width: int) -> None:
         super().__init__()
-        events = {_head(term.event): term.event for term in terms.values() if term.event is not None}
+        events = {head_name(term.event): term.event for term in terms.values() if term.event is not None}
         self.heads = nn.ModuleDict({name: EventHead(event, fields, width) for name, event in events.items()})
         self.terms = dict(terms)
         self.grid = from_points(fields.latitudes, fields.longitudes) if terms else None
@@ -157,15 +124,38 @@ class Terms(nn.Module):
             if begin is not None:
                 begin(epoch)
 
+    @property
+    def probabilities(self) -> dict[str, dict[str, Any]]:
+        """Name -> CF attributes of what `predict` gives: the heads that some term trains, in order."""
+        named: dict[str, dict[str, Any]] = {}
+        for head, trained_with in self._trained():
+            named |= {name: {**about, "trained_with": trained_with} for name, about in head.columns.items()}
+        return named
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        """(B, M, G, K) probabilities of events, K as `probabilities`, from features (B, M, G, width)."""
+        parts = [head.probabilities(hidden) for head, _ in self._trained()]
+        return torch.cat(parts, dim=-1) if parts else hidden.new_empty(*hidden.shape[:-1], 0, dtype=torch.float32)
+
+    def _trained(self) -> list[tuple[EventHead, str]]:
+        """The heads whose logits some term reads, and the losses of these terms."""
+        readers = {name: [term.loss for key, term in self.terms.items() if term.event is not None
+                          and head_name(term.event) == name and _LOGITS & set(self.wanted[key][0])]
+                   for name in self.heads}  # fmt: skip
+        return [(self._head(name), ", ".join(losses)) for name, losses in readers.items() if losses]
+
     def head(self, event: Event) -> EventHead:
         """The head of an event.
 
         Raises:
             ForecastError: no term has trained one.
         """
-        name = _head(event)
+        name = head_name(event)
         if name not in self.heads:
             raise ForecastError(f"loss.terms: the teacher has no head for {name}: train it with such a term as well")
+        return self._head(name)
+
+    def _head(self, name: str) -> EventHead:
         head = self.heads[name]
         assert isinstance(head, EventHead)
         return head
@@ -211,13 +201,6 @@ def _compared(terms: Terms, term: Term, step: Step) -> Tensor:
     if term.of == "latent":
         return step.features.latent.float().flatten(0, 2)
     return step.members.flatten(0, 1)
-
-
-def _head(event: Event) -> str:
-    """Name of the event's head, which becomes part of the names of its weights."""
-    values = event.edges or (event.above if isinstance(event.above, tuple) else (event.above,))
-    words = [event.variable, "in" if event.edges else "above", *(f"{value:g}" for value in values)]
-    return " ".join(words).replace(".", "p")
 
 
 def _wanted(module: nn.Module) -> tuple[list[str], list[str]]:
