@@ -10,6 +10,7 @@ from torch import Tensor
 
 from forecast.core import seeding
 from forecast.models import noise
+from forecast.models.base import clock
 from forecast.models.forecaster import Forecaster
 
 
@@ -34,9 +35,10 @@ def rollout(
     """
     device, step = window.device, np.timedelta64(model.fields.step, "s")
     for s in range(1, steps + 1):
-        known = torch.from_numpy(forcings(np.array([start + (s - 1) * step]))).to(device)
+        date = np.array([start + (s - 1) * step])
+        known = torch.from_numpy(forcings(date)).to(device)
         xi = noise.draw(keys(s), model.noise_shape, device)
-        state = model.step(window[None], known, s == 1, xi[None], events=True)[0]
+        state = model.step(window[None], known, s == 1, xi[None], clock(date, s - 1, device), events=True)[0]
         yield state
         window = torch.cat([window[:, 1:], state[:, None, :, : window.shape[-1]]], dim=1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,11 +31,26 @@ class Outcome(NamedTuple):
     Attributes:
         state: (B, M, G, V), normalised. features: of the network that made it.
         terms: name -> a term that the kind of forecaster adds to its loss, e.g. a divergence, its weight included.
+        shown: name -> a number that is shown beside the loss.
     """
 
     state: Tensor
     features: Features
     terms: dict[str, Tensor]
+    shown: dict[str, Tensor] = {}  # noqa: RUF012 - never written
+
+
+def clock(dates: np.ndarray, step: int, device: torch.device | str = "cpu") -> Tensor:
+    """(B, 3) of steps whose newest input states are of `dates` (B,): number of the step, hour / 24, day of year / 365.
+
+    Steps count from 0, for the one that leaves the analysis; days from 1, and the last of a leap year is 365, too.
+    """
+    dates = np.asarray(dates, dtype="datetime64[s]")
+    day, year = dates.astype("datetime64[D]"), dates.astype("datetime64[Y]")
+    hour = (dates - day) / np.timedelta64(1, "h")
+    of_year = np.minimum((day - year.astype("datetime64[D]")) / np.timedelta64(1, "D") + 1, 365)
+    columns = [np.full(len(dates), step), hour / 24, of_year / 365]
+    return torch.tensor(np.stack(columns, axis=1), dtype=torch.float32, device=device)
 
 
 class Forecaster(nn.Module):
@@ -73,15 +88,28 @@ class Forecaster(nn.Module):
         raise NotImplementedError
 
     def _advance(
-        self, past: list[Tensor], forcings: Tensor, from_analysis: Tensor, noise: Tensor, truth: Tensor | None = None
+        self,
+        past: list[Tensor],
+        forcings: Tensor,
+        from_analysis: Tensor,
+        times: Tensor,
+        noise: Tensor,
+        truth: Tensor | None = None,
     ) -> Outcome:
         """One step in normalised units.
 
         Args:
             past: T states (B, M or 1, G, P), newest last. forcings: (B, G, F). from_analysis: (B,) flags.
-            noise: (B, M, N, C). truth: (B, G, V) the state to be forecast, in training only.
+            times: (B, 3) as `clock`. noise: (B, M, N, C). truth: (B, G, V) the state to be forecast, in training only.
         """
         raise NotImplementedError
+
+    def begin_update(self, update: int) -> None:
+        """Told before every update of training how many with several members came before it."""
+
+    def diagnose(self, batches: Iterable[Batch], members: int, seed: int) -> dict[str, dict[str, list[float | None]]]:
+        """What validation reports beside the scores: kind of number -> what it is of -> values."""
+        return {}
 
     step_scale: Tensor
     mean: Tensor
@@ -94,7 +122,15 @@ class Forecaster(nn.Module):
         mean = torch.tensor(self.fields.column("mean", self.fields.variables), dtype=torch.float32)
         self.register_buffer("mean", self.normalise(mean), persistent=False)
 
-    def step(self, window: Tensor, forcings: Tensor, first: bool, noise: Tensor, events: bool = False) -> Tensor:
+    def step(
+        self,
+        window: Tensor,
+        forcings: Tensor,
+        first: bool,
+        noise: Tensor,
+        times: Tensor | None = None,
+        events: bool = False,
+    ) -> Tensor:
         """One forecast step.
 
         Args:
@@ -103,6 +139,7 @@ class Forecaster(nn.Module):
             forcings: (B, G, F) computed forcings and static fields at the date of the newest state.
             first: whether the window holds analyses, not forecasts.
             noise: (B, M, N, C) standard normals, N and C as `noise_shape`.
+            times: (B, 3) as `clock`; may be left out where the kind of forecaster does not read it.
             events: whether probabilities of events (`terms.probabilities`) follow as further columns.
 
         Returns:
@@ -111,7 +148,8 @@ class Forecaster(nn.Module):
         p = self.prognostic
         past = (window[..., :p] - self.normalise.offset[:p]) / self.normalise.scale[:p]
         flag = torch.full((len(window),), first, device=window.device)
-        outcome = self._advance(list(past.unbind(2)), self._forcings(forcings), flag, noise)
+        times = torch.full((len(window), 3), torch.nan, device=window.device) if times is None else times
+        outcome = self._advance(list(past.unbind(2)), self._forcings(forcings), flag, times, noise)
         states = self.normalise.inverse(outcome.state)
         return torch.cat([states, self.terms.predict(outcome.features.hidden)], dim=-1) if events else states
 
@@ -133,18 +171,21 @@ class Forecaster(nn.Module):
         inputs, teachers = self.fields.input_steps, self._teachers()
         past = [states[:, None, t, :, : self.prognostic] for t in range(inputs)]
         from_analysis, scores, further = batch.starts_from_analysis, [], []
+        shown: list[dict[str, Tensor]] = []
         for s in range(batch.rollout):
-            given = (past, forcings[:, inputs - 1 + s], from_analysis)
-            step, own = self._observe(given, states[:, inputs + s], noise_keys, members, s)
+            times = clock(batch.dates[:, inputs - 1 + s], s, states.device)
+            given = (past, forcings[:, inputs - 1 + s], from_analysis, times)
+            step, own, beside = self._observe(given, states[:, inputs + s], noise_keys, members, s)
             scores.append(self._score(step))
             with torch.no_grad():
                 same = {
                     name: (t.terms, t._observe(given, step.truth, noise_keys, members, s)[0]) for name, t in teachers
                 }
             further.append(own | self.terms(step, self.weights, self.network, same))
+            shown.append(beside)
             past = [*past[1:], step.members[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
-        return self._sum(torch.stack(scores).mean(dim=(0, 1)), further)
+        return self._sum(torch.stack(scores).mean(dim=(0, 1)), further) | _means(shown)
 
     def _score(self, step: Step) -> Tensor:
         """(B, G, V) of one step; the absolute error of a lone member, which no fair score can rate."""
@@ -153,15 +194,23 @@ class Forecaster(nn.Module):
         return self.score(step.members, step.truth)
 
     def _observe(
-        self, given: tuple[list[Tensor], Tensor, Tensor], truth: Tensor, keys: Sequence[int], members: int, step: int
-    ) -> tuple[Step, dict[str, Tensor]]:
-        """One step from past states, forcings and flags, and the kind's own terms; recomputed if so configured."""
+        self,
+        given: tuple[list[Tensor], Tensor, Tensor, Tensor],
+        truth: Tensor,
+        keys: Sequence[int],
+        members: int,
+        step: int,
+    ) -> tuple[Step, dict[str, Tensor], dict[str, Tensor]]:
+        """One step from past states, forcings, flags and times; the kind's own terms, and what it shows.
+
+        It is recomputed for its gradient if so configured.
+        """
         arguments = (*given, self._noise(keys, members, step), truth)
         if self.section.activation_checkpointing and torch.is_grad_enabled():
             outcome = checkpoint(self._advance, *arguments, use_reentrant=False)
         else:
             outcome = self._advance(*arguments)
-        return Step(outcome.state, truth, outcome.features, keys), outcome.terms
+        return Step(outcome.state, truth, outcome.features, keys), outcome.terms, outcome.shown
 
     def _teachers(self) -> list[tuple[str, Forecaster]]:
         """Term -> its teacher, read when it is first needed and no part of this module."""
@@ -204,6 +253,11 @@ class Forecaster(nn.Module):
             bad = (~torch.isfinite(batch.states)).any(dim=2).nonzero()[0].tolist()
             name, date = self.fields.variables[bad[2]], batch.dates[bad[0], bad[1]]
             raise ForecastError(f"`{name}` at {date} has missing values: variables with gaps cannot be forecast")
+
+
+def _means(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Means over the steps of a rollout, detached."""
+    return {name: torch.stack([step[name] for step in steps]).mean().detach() for name in steps[0]}
 
 
 def load_teacher(folder: str, fields: Fields) -> Forecaster:

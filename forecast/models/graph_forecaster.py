@@ -25,7 +25,13 @@ class GraphForecaster(Forecaster):
         return GraphTransformer(self.section, graph, self.inputs, len(self.fields.variables))
 
     def _advance(
-        self, past: list[Tensor], forcings: Tensor, from_analysis: Tensor, noise: Tensor, truth: Tensor | None = None
+        self,
+        past: list[Tensor],
+        forcings: Tensor,
+        from_analysis: Tensor,
+        times: Tensor,
+        noise: Tensor,
+        truth: Tensor | None = None,
     ) -> Outcome:
         members = max(state.shape[1] for state in past)
         newest, p = past[-1], self.prognostic

@@ -19,6 +19,7 @@ class Update:
         since: the update at which this rollout began; the sampler's epochs count from there.
         lr: learning rate.
         members: members of each sample, None for the run's usual number.
+        ensembles: updates with several members before this one, which schedules of divergences go by.
     """
 
     stage: int
@@ -26,6 +27,7 @@ class Update:
     since: int
     lr: float
     members: int | None = None
+    ensembles: int = 0
 
 
 class Curriculum:
@@ -41,7 +43,9 @@ class Curriculum:
         index = next(i for i, end in enumerate(self.ends) if update < end)
         stage, begin = self.stages[index], self.ends[index] - self.stages[index].updates
         rollout, since = _rollout(stage, update - begin)
-        return Update(index, rollout, begin + since, _lr(stage, update - begin), stage.members)
+        ensembles = sum(s.updates for s in self.stages[:index] if s.members != 1)
+        ensembles += update - begin if stage.members != 1 else 0
+        return Update(index, rollout, begin + since, _lr(stage, update - begin), stage.members, ensembles)
 
     def rollouts(self) -> list[int]:
         """Every rollout length that occurs, in order."""

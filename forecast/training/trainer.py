@@ -115,6 +115,7 @@ class Trainer:
         """Loss, gradient, clipped step, average; what was measured on the way."""
         plan = self.curriculum.at(update)
         self.optimizer.zero_grad()
+        self.model.begin_update(plan.ensembles)
         terms = self.loss(batch, plan.members or self.section.members)
         terms["loss"].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.clip_norm)

@@ -16,6 +16,7 @@ from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset
 from forecast.data.loader import collate
 from forecast.models import noise
+from forecast.models.base import clock
 from forecast.models.forecaster import Forecaster
 from forecast.verification.deterministic import RMSE
 from forecast.verification.ensemble import FairCRPS, SpreadSkill
@@ -54,17 +55,22 @@ class Validation:
         Returns:
             `score`, the mean over variables and steps of the fair CRPS, which ranks checkpoints; and per variable,
             for each step, `fair_crps` and `rmse` (both in units of the variable's standard deviation) and
-            `spread_skill`. A number that is not finite is None.
+            `spread_skill`; and what the kind of forecaster diagnoses. A number that is not finite is None.
         """
         steps = np.arange(1, self.section.validation_steps + 1) * self.data.data.step
         starts = self.data.truth.dates[self.firsts]
         sums = Sums.zeros(statistics_of(METRICS), {}, self.data.variables, starts, steps, ["globe"],
                           members=self.section.members)  # fmt: skip
         for i, first in enumerate(self.firsts):
-            batch = collate([self.data.read(int(first), len(steps), int(first))], self.data.data.input_steps)
+            batch = self._window(first, len(steps))
             for s, members in enumerate(rollout(model, batch.to(device), self.section.members, self.seed)):
                 self._add(sums, i, s, members, batch.targets[0, s].numpy())
-        return self._scores(sums)
+        first_steps = (self._window(first, 1).to(device) for first in self.firsts)
+        return self._scores(sums) | model.diagnose(first_steps, self.section.members, self.seed)
+
+    def _window(self, first: np.integer, steps: int) -> Batch:
+        """A batch of the one window of `steps` steps that begins at position `first`."""
+        return collate([self.data.read(int(first), steps, int(first))], self.data.data.input_steps)
 
     def _add(self, sums: Sums, start: int, step: int, members: np.ndarray, truth: np.ndarray) -> None:
         """Take in members (M, G, V) and truth (G, V) of one start and step."""
@@ -95,7 +101,9 @@ def rollout(model: Forecaster, batch: Batch, members: int, seed: int) -> Iterato
     for step in range(batch.rollout):
         keys = [seeding.key(seed, "validation-noise", start, member, step) for member in range(members)]
         drawn = noise.draw(keys, model.noise_shape, window.device)[None]
-        state = model.step(window, batch.forcings[:, batch.input_steps - 1 + step], step == 0, drawn)
+        newest = batch.input_steps - 1 + step
+        times = clock(batch.dates[:, newest], step, window.device)
+        state = model.step(window, batch.forcings[:, newest], step == 0, drawn, times)
         yield state[0].cpu().numpy()
         window = torch.cat([window[:, :, 1:].expand(-1, members, -1, -1, -1), state[:, :, None]], dim=2)
 
