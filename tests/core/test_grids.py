@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from forecast.core import grids
+from forecast.core import grids, reduced
+from forecast.core.cells import FULL
 from forecast.core.errors import ForecastError
 
 
@@ -20,6 +21,11 @@ def fibonacci(n):
         grids.latlon(np.linspace(90, -90, 61), np.arange(120) * 3.0),
         grids.latlon(np.arange(-87.5, 90, 5.0), np.arange(72) * 5.0 - 180),
         grids.from_points(*fibonacci(600)),
+        grids.named("N32"),
+        grids.named("N20"),
+        grids.named("HN8"),
+        grids.named("ico4"),
+        grids.named("5"),
     ],
     ids=lambda g: g.name,
 )
@@ -56,8 +62,72 @@ def test_points_alone_tell_the_grid(grid):
     np.testing.assert_allclose(again.areas, grid.areas, rtol=1e-9)
 
 
-def test_octahedral_counts_are_those_of_ecmwf():
+def test_counts_are_those_of_ecmwf():
     assert [grids.octahedral(n).size for n in (32, 48, 96)] == [5248, 10944, 40320]
+    assert [grids.classical(n).size for n in (32, 80, 160, 320)] == [6114, 35718, 138346, 542080]
+
+
+@pytest.mark.parametrize("number", [24, 80, 320, 640])
+def test_rule_for_unpublished_numbers_comes_close_to_published_tables(number, monkeypatch):
+    published = reduced.classical_counts(number)
+    monkeypatch.setattr(reduced, "tables", dict)
+    ours = reduced.classical_counts(number)
+    assert abs(ours.sum() / published.sum() - 1) < 0.03 and (ours == ours[::-1]).all()
+    assert (np.diff(ours[:number]) >= 0).all() and ours.max() == 4 * number
+
+
+@pytest.mark.parametrize("name", ["N32", "O16", "H6", "HN8", "ico3", "gaussian-16x32", "latlon-19x36"])
+def test_a_name_leads_to_the_grid_and_the_points_back_to_the_name(name):
+    grid = grids.named(name)
+    again = grids.from_points(grid.latitudes.astype(np.float32), grid.longitudes.astype(np.float32) - 360)
+    assert grid.name == again.name == name
+    np.testing.assert_allclose(again.areas, grid.areas, rtol=1e-5)
+    assert (again.boxes is None) == (grid.boxes is None)
+
+
+@pytest.mark.parametrize("name", ["O16", "N32", "H6", "HN8", "latlon-19x36", "ico3"])
+def test_every_point_lies_in_its_own_cell(name):
+    grid = grids.named(name)
+    grid = grid if name != "latlon-19x36" else grids.latlon(grid.rows[1:-1], grid.columns)  # no pole in all its points
+    sines, longitudes = np.sin(np.radians(grid.latitudes)), np.radians(grid.longitudes)
+    np.testing.assert_array_equal(grid.holding(sines, longitudes), np.arange(grid.size))
+    upward = grids.latlon(np.linspace(-60, 60, 7), np.arange(8) * 45.0 - 180)
+    inside = upward.holding(np.sin(np.radians([0.0, 89.0])), np.radians([181.0, 0.0]))
+    np.testing.assert_array_equal(inside, [24, -1])
+
+
+def test_healpix_by_hand():
+    assert grids.named("H1").latitudes[[0, 4, 8]] == pytest.approx(np.degrees(np.arcsin([2 / 3, 0, -2 / 3])))
+    np.testing.assert_allclose(grids.named("H1").longitudes, [45, 135, 225, 315, 0, 90, 180, 270, 45, 135, 225, 315])
+    nested = grids.named("HN4")
+    centres = nested.xyz.reshape(12, 16, 3).mean(axis=1)
+    parents = grids.named("HN1").xyz
+    assert ((centres @ parents.T).argmax(axis=1) == np.arange(12)).all()  # 16 in a row share their parent
+
+
+def test_points_from_a_file(tmp_path):
+    latitudes, longitudes = fibonacci(50)
+    np.savez(tmp_path / "points.npz", latitudes=latitudes, longitudes=longitudes)
+    np.testing.assert_array_equal(grids.named(str(tmp_path / "points.npz")).latitudes, latitudes)
+    with pytest.raises(ForecastError, match="no .npz file with `latitudes`"):
+        grids.named(str(tmp_path / "other.npz"))
+
+
+@pytest.mark.parametrize("name", ["X12", "O", "O0", "HN6", "0.7", "ico12", "0", "latlon-10", "N-3"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ForecastError):
+        grids.named(name)
+
+
+def test_grids_equal_those_of_mir():
+    mir = pytest.importorskip("mir")
+    for name in ("O32", "N32", "N80", "N320", "F32", "H8", "HN8"):
+        grid, oracle = grids.named(name), mir.Grid(name)
+        points = grids.unit_vectors(*map(np.array, oracle.to_latlons()))
+        np.testing.assert_allclose(grid.xyz, points, atol=1e-12)
+        if grid.boxes is not None:
+            areas = np.array(oracle.grid_box_areas())
+            np.testing.assert_allclose(grid.areas / FULL, areas / areas.sum(), rtol=1e-8)
 
 
 def test_regional_points_get_cells_of_their_own_size():
