@@ -14,6 +14,7 @@ class GraphTransformerSection(Section):
 
     kind: Literal["graph_transformer"] = "graph_transformer"
     mesh_refinement: int = Field(3, ge=0, le=7, description="icosahedral refinements: 3 = 642 nodes")
+    mesh: str | None = Field(None, description="mesh by name (O96, HN32, ico5), in place of mesh_refinement")
     mesh_region: bool = Field(False, description="keep only mesh nodes near the grid (regional grids)")
     width: int = Field(128, ge=8)
     heads: int = Field(4, ge=1)
@@ -22,7 +23,11 @@ class GraphTransformerSection(Section):
     processor: Literal["graph", "dense"] = Field("graph", description="attention to mesh neighbours, or to all nodes")
     grid_width: int = Field(64, ge=8, description="features per grid point, where most of the nodes are")
     grid_heads: int = Field(4, ge=1)
-    encoder_neighbours: int = Field(12, ge=1)
+    encoder_neighbours: int = Field(12, ge=1, description="nearest grid points that each mesh node reads")
+    encoder_cutoff: float | None = Field(
+        None, gt=0, description="in their place all grid points so near, in units of the mesh's spacing"
+    )
+    encoder_spread: int | None = Field(None, ge=1, description="in their place: each grid point goes to so many nodes")
     processor_neighbours: int = Field(7, ge=1, description="nearest mesh nodes, itself included")
     coarse_neighbours: int = Field(3, ge=0, description="nearest nodes of each coarser level of the mesh")
     decoder_neighbours: int = Field(4, ge=1)
@@ -37,6 +42,12 @@ class GraphTransformerSection(Section):
             if getattr(self, width) % getattr(self, heads):
                 given = f"model.{heads}={getattr(self, heads)} must divide model.{width}={getattr(self, width)}"
                 raise ValueError(given)
+        return self
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> GraphTransformerSection:
+        if self.encoder_cutoff is not None and self.encoder_spread is not None:
+            raise ValueError("model.encoder_cutoff and model.encoder_spread exclude each other: give one")
         return self
 
 

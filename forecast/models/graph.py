@@ -1,10 +1,12 @@
-"""Graphs of the forecaster: icosahedral mesh, nearest-neighbour edges between grid and mesh, edge features.
+"""Graphs of the forecaster: edges from grid to mesh, within the mesh and back, with features of their geometry.
 
-Every target node has the same number of incoming edges, so an edge list (2, targets * K) is also a table
-(targets, K) of sources, and attention needs no scatter.
+Edges are sorted by target. Where every target has as many (all but radius edges), the edge list (2, targets * K) is
+also a table (targets, K) of sources, and attention needs no scatter.
 """
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import torch
@@ -12,14 +14,20 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from forecast.core import cache
 from forecast.core.errors import ForecastError
-from forecast.core.grids import unit_vectors
+from forecast.core.grids import named, unit_vectors
 from forecast.core.icosphere import icosphere, locality
 from forecast.core.model_sections import GraphTransformerSection
 
 ENCODER = ("grid", "encode", "mesh")
 PROCESSOR = ("mesh", "process", "mesh")
 DECODER = ("mesh", "decode", "grid")
+VERSION = 1
+"""raised whenever graphs change, so that none of an older version are read"""
+DRAWN = ("mesh", "mesh_refinement", "mesh_region", "encoder_neighbours", "encoder_cutoff", "encoder_spread",
+         "processor_neighbours", "coarse_neighbours", "decoder_neighbours")  # fmt: skip
+"""what of a section a graph follows from"""
 
 
 def nearest(sources: np.ndarray, targets: np.ndarray, neighbours: int) -> np.ndarray:
@@ -57,19 +65,57 @@ def multiscale(levels: list[np.ndarray], neighbours: int, coarse: int) -> np.nda
     return chosen
 
 
-def edge_features(sources: np.ndarray, targets: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """(N * K, 3) float32: distance, and direction to the east and north as seen from the target node.
+def within(sources: np.ndarray, targets: np.ndarray, radius: float) -> np.ndarray:
+    """(2, E) sources and targets of all edges shorter than `radius` (radians), by target, then by source.
+
+    No node is left out: a target that nothing is near to gets its nearest source, a source that reaches nothing
+    goes to its nearest target.
+    """
+    tree, chord = cKDTree(sources), 2 * np.sin(min(radius, np.pi) / 2)
+    near = tree.query_ball_point(targets, chord, return_sorted=True)
+    degree = np.fromiter(map(len, near), np.int64, len(near))
+    edges = np.stack([np.concatenate(near).astype(np.int64), np.repeat(np.arange(len(targets)), degree)])
+    alone = np.flatnonzero(degree == 0)
+    unread = np.setdiff1d(np.arange(len(sources)), edges[0])
+    unread = np.setdiff1d(unread, nearest(sources, targets[alone], 1)) if alone.size else unread
+    more = [np.stack([nearest(sources, targets[alone], 1)[:, 0], alone])] if alone.size else []
+    more += [np.stack([unread, nearest(targets, sources[unread], 1)[:, 0]])] if unread.size else []
+    return _by_target(np.concatenate([edges, *more], axis=1))
+
+
+def to_nearest(sources: np.ndarray, targets: np.ndarray, neighbours: int) -> np.ndarray:
+    """(2, E) edges from each source to its K nearest targets, and to targets left out from their nearest source."""
+    table = nearest(targets, sources, neighbours)
+    edges = np.stack([np.repeat(np.arange(len(sources)), neighbours), table.ravel()])
+    alone = np.setdiff1d(np.arange(len(targets)), edges[1])
+    more = [np.stack([nearest(sources, targets[alone], 1)[:, 0], alone])] if alone.size else []
+    return _by_target(np.concatenate([edges, *more], axis=1))
+
+
+def _by_target(edges: np.ndarray) -> np.ndarray:
+    return edges[:, np.lexsort(edges)]
+
+
+def _edges_of(table: np.ndarray) -> np.ndarray:
+    """(2, N * K) edges of a table (N, K)."""
+    return np.stack([table.ravel(), np.repeat(np.arange(len(table)), table.shape[1])])
+
+
+def edge_features(sources: np.ndarray, targets: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(E, 3) float32: distance, and direction to the east and north as seen from the target node.
 
     Distance is the chord and direction the tangential part of the chord; all three are divided by the
     root-mean-square distance, so that they are of order one.
+
+    Args:
+        sources: (S, 3) unit vectors. targets: (N, 3) unit vectors. edges: (2, E).
     """
-    chord = sources[table] - targets[:, None]
-    frame = local_frame(torch.from_numpy(targets)).numpy()
+    chord = sources[edges[0]] - targets[edges[1]]
+    frame = local_frame(torch.from_numpy(targets)).numpy()[edges[1], 1:]
     length = np.linalg.norm(chord, axis=-1)
-    tangential = np.einsum("nkx,nfx->nkf", chord, frame[:, 1:])
-    features = np.concatenate([length[..., None], tangential], axis=-1)
+    features = np.concatenate([length[:, None], np.einsum("ex,efx->ef", chord, frame)], axis=-1)
     scale = np.sqrt((length**2).mean())
-    return (features / (scale if scale > 0 else 1.0)).reshape(-1, 3).astype(np.float32)
+    return (features / (scale if scale > 0 else 1.0)).astype(np.float32)
 
 
 def local_frame(positions: Tensor) -> Tensor:
@@ -85,34 +131,72 @@ def local_frame(positions: Tensor) -> Tensor:
 def build(latitudes: np.ndarray, longitudes: np.ndarray, section: GraphTransformerSection) -> HeteroData:
     """The graph: node positions `x` (unit vectors) of grid and mesh, and three edge types with features.
 
+    Graphs are kept in the cache (core/cache.py), by all that they follow from.
+
     Args:
         latitudes, longitudes: (G,) degrees of the grid points.
-        section: refinement of the mesh, neighbours per edge type, and whether to keep only the mesh nodes that lie
-            within reach (1.5 mesh spacings) of a regional grid.
+        section: the mesh, how edges are drawn, and whether to keep only the mesh nodes that lie within reach (1.5 mesh
+            spacings) of a regional grid.
+
+    Raises:
+        ForecastError: an unknown mesh, one finer than the grid, or fewer nodes than neighbours.
     """
-    grid = unit_vectors(latitudes, longitudes)
-    levels = icosphere(section.mesh_refinement)
+    points = np.stack([latitudes, longitudes]).astype(np.float64)
+    key = {"points": points, "version": VERSION, **section.model_dump(include=set(DRAWN))}
+    arrays = cache.arrays("graph", key, lambda: _draw(unit_vectors(*points), section))
+    graph = HeteroData()
+    for name in ("grid", "mesh"):
+        graph[name].x = torch.from_numpy(arrays[name])
+    for kind in (ENCODER, PROCESSOR, DECODER):
+        graph[kind].edge_index = torch.from_numpy(arrays[kind[1]].astype(np.int64))
+        graph[kind].edge_attr = torch.from_numpy(arrays[f"{kind[1]}_features"])
+    return graph
+
+
+def _draw(grid: np.ndarray, section: GraphTransformerSection) -> cache.Arrays:
+    levels, order = _mesh(section)
     reach = 1.5 * np.sqrt(4 * np.pi / len(levels[-1]))
     everywhere = np.full(len(levels[-1]), True)
     near = cKDTree(grid).query(levels[-1])[0] < reach if section.mesh_region else everywhere
-    order = locality(levels[-1][near])
+    kept = order[near[order]]
     rank = np.full(len(levels[-1]), -1)
-    rank[np.flatnonzero(near)[order]] = np.arange(len(order))
-    mesh = levels[-1][near][order]
-    tables = {
-        ENCODER: nearest(grid, mesh, min(section.encoder_neighbours, len(grid))),
-        PROCESSOR: _processor_table(levels, near, rank, section),
-        DECODER: nearest(mesh, grid, min(section.decoder_neighbours, len(mesh))),
+    rank[kept] = np.arange(len(kept))
+    mesh = levels[-1][kept]
+    edges = {
+        ENCODER: _encoder(grid, mesh, section),
+        PROCESSOR: _edges_of(_processor_table(levels, near, rank, section)),
+        DECODER: _edges_of(nearest(mesh, grid, min(section.decoder_neighbours, len(mesh)))),
     }
-    graph = HeteroData()
     positions = {"grid": grid, "mesh": mesh}
-    for name, points in positions.items():
-        graph[name].x = torch.from_numpy(points.astype(np.float32))
-    for kind, table in tables.items():
-        targets = np.repeat(np.arange(len(table)), table.shape[1])
-        graph[kind].edge_index = torch.from_numpy(np.stack([table.ravel(), targets]))
-        graph[kind].edge_attr = torch.from_numpy(edge_features(positions[kind[0]], positions[kind[2]], table))
-    return graph
+    arrays = {name: at.astype(np.float32) for name, at in positions.items()}
+    for (source, kind, target), drawn in edges.items():
+        arrays[kind] = drawn.astype(np.int32)
+        arrays[f"{kind}_features"] = edge_features(positions[source], positions[target], drawn)
+    return arrays
+
+
+def _mesh(section: GraphTransformerSection) -> tuple[list[np.ndarray], np.ndarray]:
+    """Nodes of all levels, the finest last, and the order of its nodes: a mesh by name keeps that of its grid."""
+    refinement = f"ico{section.mesh_refinement}" if section.mesh is None else section.mesh
+    found = re.fullmatch(r"ico(\d)", refinement)
+    if found:
+        levels = icosphere(int(found[1]))
+        return levels, locality(levels[-1])
+    nodes = named(refinement).xyz
+    return [nodes], np.arange(len(nodes))
+
+
+def _encoder(grid: np.ndarray, mesh: np.ndarray, section: GraphTransformerSection) -> np.ndarray:
+    if section.encoder_cutoff is not None:
+        if len(mesh) < 2:
+            raise ForecastError(
+                "model.encoder_cutoff is in units of the mesh's spacing, but the mesh has a single node"
+            )
+        chord = cKDTree(mesh).query(mesh, k=2)[0][:, 1].max()
+        return within(grid, mesh, section.encoder_cutoff * 2 * np.arcsin(chord / 2))
+    if section.encoder_spread is not None:
+        return to_nearest(grid, mesh, min(section.encoder_spread, len(mesh)))
+    return _edges_of(nearest(grid, mesh, min(section.encoder_neighbours, len(grid))))
 
 
 def _processor_table(
@@ -128,5 +212,16 @@ def _processor_table(
 
 
 def table(graph: HeteroData, kind: tuple[str, str, str]) -> Tensor:
-    """(targets, K) source of every edge of a kind."""
-    return graph[kind].edge_index[0].reshape(graph[kind[2]].num_nodes, -1)
+    """(targets, K) source of every edge of a kind.
+
+    Raises:
+        ForecastError: targets with different numbers of edges.
+    """
+    sources, targets = graph[kind].edge_index
+    nodes = graph[kind[2]].num_nodes
+    if not torch.equal(targets, torch.arange(nodes).repeat_interleave(max(len(targets) // nodes, 1))):
+        raise ForecastError(
+            "model.blocks compact needs as many edges into each node: set model.encoder_neighbours in place of "
+            "encoder_cutoff or encoder_spread, or model.blocks to full"
+        )
+    return sources.reshape(nodes, -1)

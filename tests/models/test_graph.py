@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -50,7 +54,7 @@ def test_edge_features_by_hand():
     targets = np.array([[1.0, 0, 0]])
     angle = 0.1
     sources = np.array([[np.cos(angle), np.sin(angle), 0], [np.cos(angle), 0, -np.sin(angle)]])
-    features = graphs.edge_features(sources, targets, np.array([[0, 1]]))
+    features = graphs.edge_features(sources, targets, np.array([[0, 1], [0, 0]]))
     ratio = np.sin(angle) / (2 * np.sin(angle / 2))
     np.testing.assert_allclose(features, [[1, ratio, 0], [1, 0, -ratio]], atol=1e-6)
 
@@ -117,3 +121,80 @@ def test_graph_is_the_same_every_time(graph):
     again = graphs.build(grid.latitudes, grid.longitudes, GraphTransformerSection(mesh_refinement=2))
     for kind in graph.edge_types:
         assert torch.equal(graph[kind].edge_index, again[kind].edge_index)
+
+
+def unit(rng, size):
+    points = rng.normal(size=(size, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def test_radius_edges_equal_brute_force_and_leave_none_out():
+    rng = np.random.default_rng(1)
+    sources, targets = unit(rng, 300), unit(rng, 40)
+    edges = graphs.within(sources, targets, 0.2)
+    angle = np.arccos(np.clip(targets @ sources.T, -1, 1))
+    near = set(zip(*np.nonzero((angle < 0.2).T), strict=True))
+    drawn = set(zip(*edges.tolist(), strict=True))
+    assert near <= drawn and len(drawn) == edges.shape[1]
+    assert set(edges[0]) == set(range(300)) and set(edges[1]) == set(range(40))
+    for source, target in drawn - near:
+        assert angle[target, source] in (angle[:, source].min(), angle[target].min())
+    assert (np.diff(edges[1]) >= 0).all()
+
+
+def test_each_source_goes_to_its_nearest_targets():
+    rng = np.random.default_rng(2)
+    sources, targets = unit(rng, 100), unit(rng, 60)
+    edges = graphs.to_nearest(sources, targets, 3)
+    expected = np.argsort(-(sources @ targets.T), axis=1)[:, :3]
+    drawn = [set(edges[1][edges[0] == s]) for s in range(100)]
+    assert all(set(row) <= found for row, found in zip(expected, drawn, strict=True))
+    assert set(edges[1]) == set(range(60)) and edges.shape[1] < 320
+
+
+def test_mesh_by_name_keeps_its_order_and_cutoff_makes_unequal_degrees():
+    grid, mesh = grids.named("O16"), grids.named("O8")
+    section = GraphTransformerSection(mesh="O8", encoder_cutoff=0.6, decoder_neighbours=3, coarse_neighbours=0)
+    graph = graphs.build(grid.latitudes, grid.longitudes, section)
+    np.testing.assert_allclose(graph["mesh"].x, mesh.xyz, atol=1e-6)
+    degree = graph[graphs.ENCODER].edge_index[1].bincount()
+    assert degree.min() >= 1 and degree.max() > degree.min() and len(degree) == mesh.size
+    assert graph[graphs.ENCODER].edge_index[0].unique().numel() == grid.size
+    assert graphs.table(graph, graphs.DECODER).shape == (grid.size, 3)
+    with pytest.raises(ForecastError, match="model.encoder_neighbours in place of"):
+        graphs.table(graph, graphs.ENCODER)
+    same = [graphs.build(grid.latitudes, grid.longitudes, GraphTransformerSection(**options))
+            for options in ({"mesh": "ico2"}, {"mesh_refinement": 2})]  # fmt: skip
+    assert torch.equal(*(g[graphs.PROCESSOR].edge_index for g in same))
+
+
+def test_graphs_are_kept_by_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORECAST_CACHE", str(tmp_path))
+    grid = grids.gaussian(8)
+    build = lambda lat, **options: graphs.build(lat, grid.longitudes, GraphTransformerSection(**options))  # noqa: E731
+    first = build(grid.latitudes, mesh_refinement=1)
+    monkeypatch.setattr(graphs, "_draw", None)  # drawing again would fail
+    again = build(grid.latitudes, mesh_refinement=1, width=64, layers=2)  # widths do not change a graph
+    for kind in first.edge_types:
+        assert torch.equal(first[kind].edge_index, again[kind].edge_index)
+        assert torch.equal(first[kind].edge_attr, again[kind].edge_attr)
+    monkeypatch.undo()
+    monkeypatch.setenv("FORECAST_CACHE", str(tmp_path))
+    build(grid.latitudes + 0.1, mesh_refinement=1)
+    build(grid.latitudes, mesh_refinement=1, decoder_neighbours=3)
+    assert len(list(tmp_path.glob("graph-*.npz"))) == 3
+
+
+@pytest.mark.slow
+def test_n320_to_o96_within_4_gb_and_minutes(tmp_path):
+    code = (
+        "import resource, time; from forecast.core import grids; from forecast.models import graph\n"
+        "from forecast.core.model_sections import GraphTransformerSection as S\n"
+        "g = grids.named('N320'); began = time.monotonic()\n"
+        "graph.build(g.latitudes, g.longitudes, S(mesh='O96', encoder_cutoff=0.6, decoder_neighbours=3))\n"
+        "print(time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+    )
+    environment = os.environ | {"FORECAST_CACHE": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    seconds, gigabytes = map(float, told.stdout.split())
+    assert seconds < 180 and gigabytes < 4
