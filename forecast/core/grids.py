@@ -51,6 +51,14 @@ class Grid:
         """Whether the cells cover the sphere."""
         return bool(abs(self.areas.sum() - FULL) < 1e-6 * FULL)
 
+    @cached_property
+    def goes_round(self) -> bool:
+        """Whether the columns of a rectilinear grid are evenly spaced round the globe."""
+        if not self.is_regular:
+            return False
+        gaps = np.diff(self.columns, append=self.columns[0] + 360.0) % 360.0
+        return bool(np.allclose(gaps, 360.0 / self.columns.size, atol=1e-3))
+
     @property
     def rows(self) -> np.ndarray:
         """(rows,) latitudes of a rectilinear grid."""

@@ -1,12 +1,32 @@
-"""One pass over one field of an ensemble: everything that scores need, from the errors sorted once."""
+"""One field of an ensemble and its truth, with everything that scores need, computed once each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from forecast.core import seeding
+from forecast.core.grids import Grid
+from forecast.verification.climate import Climate
+from forecast.verification.fused import Pass, ensemble_pass
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """Limits of one variable at one valid time: K of E events, then those between categories.
+
+    Attributes:
+        values: (K, G) in the variable's units; NaN where an event does not concern the variable.
+        down: (K,) bool, events that lie below their limit.
+        events: E, how many of the first limits make events; the others part categories, rising.
+    """
+
+    values: np.ndarray
+    down: np.ndarray
+    events: int
 
 
 class Matchup:
@@ -19,64 +39,111 @@ class Matchup:
     Attributes:
         members: (M, G) float32, in the variable's units.
         truth: (G,) float32.
-        climate: (G,) float64, mean of the climatology at the valid time, or None.
+        climate: climatology at the valid time, or None.
         shape: (rows, columns) of a rectilinear grid, or (G,).
         tie_key: key of `core.seeding` that breaks ties of ranks.
+        limits: of events and categories, or None.
+        initial: (G,) states at the start that the forecast and the truth came from, or None.
+        grid: where the points lie, or None. variable: its name, where known.
     """
 
     def __init__(
         self,
         members: np.ndarray,
         truth: np.ndarray,
-        climate: np.ndarray | None = None,
-        shape: tuple[int, ...] | None = None,
+        climate: Climate | np.ndarray | None = None,
+        shape: Sequence[int] | None = None,
         tie_key: int = 0,
+        *,
+        limits: Limits | None = None,
+        initial: tuple[np.ndarray, np.ndarray] | None = None,
+        grid: Grid | None = None,
+        variable: str = "",
+        keep: bool = False,
+        workers: int = 1,
     ) -> None:
-        self.members, self.truth, self.climate, self.tie_key = members, truth, climate, tie_key
-        self.shape = shape or truth.shape
+        """`climate` may be a mean alone. `keep` sorted errors for the scores that need them; `workers` threads."""
+        self.members, self.truth, self.tie_key = members, truth, tie_key
+        self.climate = Climate(climate[None]) if isinstance(climate, np.ndarray) else climate
+        self.shape = tuple(shape or (grid.shape if grid else truth.shape))
+        self.limits, self.initial, self.grid, self.variable = limits, initial, grid, variable
+        self._keep, self._workers = keep, workers
 
     @cached_property
+    def sums(self) -> Pass:
+        """What the fused pass gives."""
+        limits = self.limits
+        values, down, tails = (limits.values, limits.down, limits.events) if limits else (None, None, None)
+        return ensemble_pass(
+            self.members, self.truth, values, down, tails=tails, keep=self._keep, workers=self._workers
+        )
+
+    @property
     def errors(self) -> np.ndarray:
-        """(M, G) float64: members minus truth, sorted over members (NaN last)."""
-        difference = np.subtract(self.members.T, self.truth[:, None], order="C")  # numpy sorts rows fastest
-        difference.sort(axis=1)
-        return difference.T.astype(np.float64, order="C")
+        """(M, G) members minus truth, sorted over members."""
+        kept = self.sums.sorted
+        if kept is None:
+            self._keep = True
+            del self.__dict__["sums"]
+            kept = self.sums.sorted
+            assert kept is not None
+        return kept
 
-    @cached_property
+    @property
     def mean_error(self) -> np.ndarray:
         """(G,) ensemble mean minus truth."""
-        return self.errors.mean(axis=0)
+        return self.sums.mean
 
-    @cached_property
+    @property
     def absolute_error(self) -> np.ndarray:
         """(G,) mean over members of |member - truth|."""
-        return np.abs(self.errors).mean(axis=0)
+        return self.sums.absolute
 
-    @cached_property
+    @property
     def half_distance(self) -> np.ndarray:
-        """(G,) half the mean distance of two different members; 0 for one member.
+        """(G,) half the mean distance of two different members; 0 for one member."""
+        return self.sums.half_distance
 
-        sum_ij |x_i - x_j| = 2 sum_i (2 i - M - 1) x_(i), over the sorted members.
-        """
-        m = len(self.errors)
-        weights = 2.0 * np.arange(1, m + 1) - m - 1
-        return weights @ self.errors / max(m * (m - 1), 1)
-
-    @cached_property
+    @property
     def variance(self) -> np.ndarray:
         """(G,) variance over members, divisor M - 1; 0 for one member."""
-        departures = self.errors - self.mean_error
-        return np.einsum("mg,mg->g", departures, departures) / max(len(departures) - 1, 1)
+        return self.sums.variance
 
     @cached_property
     def rank(self) -> np.ndarray:
         """(G,) float64: how many members lie below the truth, 0..M; among ties one place is drawn by `tie_key`."""
-        below = np.count_nonzero(self.errors < 0, axis=0)
-        ties = np.count_nonzero(self.errors == 0, axis=0)
-        rank = below.astype(np.float64)
+        rank, ties = self.sums.below.astype(np.float64), self.sums.equal
         if ties.any():
             rank += np.floor(seeding.uniform(self.tie_key, ties.size) * (ties + 1))
         return np.where(np.isnan(self.mean_error), np.nan, rank)
+
+    @cached_property
+    def beyond(self) -> np.ndarray:
+        """(K, G) float64: how many members lie beyond each limit; NaN where it, a member or the truth is missing."""
+        limits = self._limits
+        return np.where(np.isnan(limits.values + self.mean_error), np.nan, self.sums.beyond)
+
+    @cached_property
+    def occurred(self) -> np.ndarray:
+        """(K, G) float64: 1 where the truth lies beyond the limit, else 0."""
+        limits = self._limits
+        above = np.where(limits.down[:, None], self.truth < limits.values, self.truth > limits.values)
+        return above.astype(np.float64)
+
+    @property
+    def events(self) -> slice:
+        """Which limits make events."""
+        return slice(0, self._limits.events)
+
+    @property
+    def categories(self) -> slice:
+        """Which limits part categories."""
+        return slice(self._limits.events, None)
+
+    @property
+    def _limits(self) -> Limits:
+        assert self.limits is not None, "scores of events need limits"
+        return self.limits
 
     @property
     def forecast_anomaly(self) -> np.ndarray:
@@ -87,4 +154,4 @@ class Matchup:
     def truth_anomaly(self) -> np.ndarray:
         """(G,) truth minus climatology. Needs `climate`."""
         assert self.climate is not None
-        return self.truth - self.climate
+        return self.truth - self.climate.mean

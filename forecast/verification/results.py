@@ -25,6 +25,8 @@ from forecast.verification.metric import Metric
 from forecast.verification.scores import METRICS
 from forecast.verification.sums import Sums
 
+LABELS = ("event", "level")
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -33,7 +35,7 @@ class Scores:
     Attributes:
         path: the folder. summary: what was run.
         sums: label -> Sums, in the order given: forecasts, then baselines.
-        metrics: label -> scores as means over starts, dims (variable, lead_time, region[, rank or wavenumber]).
+        metrics: label -> scores as means over starts, dims (variable, lead_time, region[, rank, event, ...]).
     """
 
     path: Path
@@ -55,8 +57,8 @@ def sums_file(folder: Path, label: str) -> Path:
 def compute_metrics(sums: Sums, metrics: Sequence[Metric]) -> xr.Dataset:
     """All scores as means over starts, with `starts`, the number of starts behind them."""
     arrays = {m.name: sums.metric(m).assign_attrs(title=m.title, units=m.units, better=m.better) for m in metrics}
-    starts = (sums.weight[metrics[0].statistics[0].name] > 0).sum("init_time")
-    return xr.Dataset(arrays | {"starts": starts}, attrs=sums.attrs)
+    kept = next(array for array in sums.weight.values() if "init_time" in array.dims)
+    return xr.Dataset(arrays | {"starts": (kept > 0).sum("init_time")}, attrs=sums.attrs)
 
 
 def write_scores(
@@ -92,15 +94,24 @@ def open_scores(path: str | Path) -> Scores:
 
 
 def _held(sums: Sums) -> tuple[Metric, ...]:
-    return tuple(m for m in METRICS if all(s.name in sums.sum for s in m.statistics))
+    return tuple(m for m in METRICS if sums.holds(m))
 
 
 def _tidy(label: str, metrics: xr.Dataset) -> pd.DataFrame:
-    flat = metrics.drop_dims([d for d in ("rank", "wavenumber") if d in metrics.dims])
-    table = flat.drop_vars("starts").to_dataframe().reset_index()
-    table = table.melt(["variable", "lead_time", "region"], var_name="score", value_name="value")
-    starts = flat["starts"].to_series().rename("starts").reset_index()
-    table = table.merge(starts, on=["variable", "lead_time", "region"])
+    """One row a number; a score of events is called `brier[> p90]`, and so on. Curves and spectra are left out."""
+    where = ("variable", "lead_time", "region")
+    columns = {}
+    for name, array in metrics.drop_vars("starts").items():
+        extra = [str(dim) for dim in array.dims if dim not in where]
+        if not extra:
+            columns[str(name)] = array
+        elif len(extra) == 1 and extra[0] in LABELS:
+            for label_ in array[extra[0]].values.tolist():
+                columns[f"{name}[{label_}]"] = array.sel({extra[0]: label_}, drop=True)
+    table = xr.Dataset(columns).to_dataframe().reset_index()
+    table = table.melt(list(where), var_name="score", value_name="value")
+    starts = metrics["starts"].to_series().rename("starts").reset_index()
+    table = table.merge(starts, on=list(where))
     table.insert(0, "forecast", label)
     table["lead_hours"] = table.pop("lead_time") / np.timedelta64(1, "h")
     return table[["forecast", "score", "variable", "region", "lead_hours", "value", "starts"]]

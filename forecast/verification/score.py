@@ -17,12 +17,14 @@ from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time
 from forecast.verification.baselines import Climatology, Persistence, Ridge
 from forecast.verification.case import save_case
-from forecast.verification.engine import Engine, NanPolicy
+from forecast.verification.engine import Engine
+from forecast.verification.limits import DEFAULT, Events
 from forecast.verification.metric import Metric
 from forecast.verification.plan import Plan, common_variables, make_plan
 from forecast.verification.regions import Regions
 from forecast.verification.results import Scores, slug, write_scores
-from forecast.verification.scores import METRICS, possible, statistics_of
+from forecast.verification.scorer import NanPolicy, Scorer
+from forecast.verification.scores import named
 from forecast.verification.sources import Source, StoredForecast
 from forecast.verification.states import States
 from forecast.verification.sums import Sums
@@ -44,6 +46,8 @@ def score(
     variables: Sequence[str] | None = None,
     leads: Sequence[np.timedelta64] | None = None,
     regions: Sequence[str] | None = None,
+    scores: Sequence[str] | None = None,
+    events: Sequence[str] | None = None,
     ridge: bool = False,
     nan: NanPolicy = "propagate",
     seed: int = 0,
@@ -63,8 +67,9 @@ def score(
         window: members of climatology lie within this of the calendar day.
         climatology_members: at most so many.
         variables, leads, regions: what to score; all in common, all above 0, and the usual ones if absent.
+        scores: names of scores (docs/verification.md); all if absent. events: see `limits.Event`.
         ridge: also fit ridge regression (small regional grids).
-        nan: see `Engine`. seed: of the lots that break ties of ranks. workers: threads.
+        nan: see `Scorer`. seed: of the lots that break ties of ranks. workers: threads.
         title: of the report.
 
     Raises:
@@ -81,8 +86,12 @@ def score(
     climate = _climatology(states, period, window, plan, climatology_members, notes)
     sources: list[Source] = [*stored, Persistence(analyses), *([climate] if climate else [])]
     sources += [_ridge(analyses, period, plan)] if ridge else []
-    metrics = possible(METRICS, climate is not None, store.grid.is_regular and store.grid.is_global)
-    engine = Engine(plan, states, sources, climate, statistics_of(metrics), Regions(store.grid, regions), nan, seed)
+    known = Events(DEFAULT if events is None else events, climate=climate is not None)
+    scorer = Scorer(
+        store.grid, named(scores), Regions(store.grid, regions, _land(store)), known,
+        climate=climate is not None, initial=True, nan=nan, seed=seed,
+    )  # fmt: skip
+    engine = Engine(plan, states, analyses, sources, climate, scorer)
     stdout.print("\n".join([_describe(plan, sources), *notes]), highlight=False)
     sums = engine.run(workers)
     summary = {"title": title, "version": forecast.__version__, **_inputs(stored, store, analyses.store)}
@@ -91,7 +100,11 @@ def score(
         "climatology_window_days": float(window / DAY),
         "notes": notes,
     }
-    return _write(Path(out), summary, sums, metrics, stored[0], states, plan)
+    return _write(Path(out), summary, sums, scorer.metrics, stored[0], states, plan)
+
+
+def _land(store: Store) -> np.ndarray | None:
+    return store.read(0, ["lsm"])[0, 0] if "lsm" in store.variables else None
 
 
 def _inputs(stored: Sequence[StoredForecast], truth: Store, analysis: Store) -> dict[str, Any]:
@@ -113,10 +126,11 @@ def _settings(engine: Engine) -> dict[str, Any]:
         "units": {name: units[name] for name in plan.variables},
         "starts": [format_time(start) for start in plan.starts],
         "lead_hours": [float(lead / np.timedelta64(1, "h")) for lead in plan.leads],
-        "regions": list(engine.regions.names),
+        "regions": list(engine.scorer.regions.names),
+        "events": list(engine.scorer.events.labels),
         "cases": int(plan.scored.sum()),
         "cases_skipped": int((~plan.scored).sum()),
-        "nan_policy": engine.nan,
+        "nan_policy": engine.scorer.nan,
         "nan_points_truth": engine.missing_truth,
         "nan_points_forecast": engine.missing_forecast,
     }

@@ -2,32 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from forecast.verification import deterministic, ensemble, spectra
+from forecast.core.errors import ForecastError
+from forecast.verification import (
+    crps_parts,
+    decisions,
+    deterministic,
+    ensemble,
+    events,
+    multivariate,
+    neighbourhood,
+    precipitation,
+    spectra,
+)
 from forecast.verification.metric import Metric, Statistic
 
 METRICS: tuple[Metric, ...] = (
     ensemble.FairCRPS(),
     ensemble.CRPS(),
+    ensemble.AlmostFairCRPS(),
+    ensemble.CRPSOfFifty(),
+    crps_parts.CRPSReliability(),
+    crps_parts.PooledReliability(),
+    crps_parts.CRPSPotential(),
+    crps_parts.CRPSResolution(),
+    crps_parts.CRPSUncertainty(),
+    ensemble.QuantileScore(),
+    multivariate.EnergyScore(),
+    multivariate.VariogramScore(),
     deterministic.RMSE(),
     ensemble.UnbiasedRMSE(),
     deterministic.MAE(),
     deterministic.Bias(),
     deterministic.ACC(),
+    deterministic.Activity(),
+    deterministic.TruthActivity(),
+    precipitation.SEEPS(),
     ensemble.Spread(),
     ensemble.SpreadSkill(),
     ensemble.RankHistogram(),
+    events.Brier(),
+    events.FairBrier(),
+    events.BrierReliability(),
+    events.BrierReliabilityFair(),
+    events.BrierResolution(),
+    events.BrierUncertainty(),
+    events.ProbabilityBias(),
+    events.TailCRPS(),
+    events.RPS(),
+    events.FairRPS(),
+    events.Reliability(),
+    events.ReliabilityExpected(),
+    events.Sharpness(),
+    decisions.HitRate(),
+    decisions.FalseAlarmRate(),
+    decisions.ROCArea(),
+    decisions.EconomicValue(),
+    decisions.CSI(),
+    decisions.ETS(),
+    decisions.HSS(),
+    decisions.FrequencyBias(),
+    neighbourhood.FractionsSkill(),
     spectra.MemberPower(),
     spectra.MeanPower(),
     spectra.TruthPower(),
+    spectra.TendencyPower(),
+    spectra.TruthTendencyPower(),
+    spectra.Coherence(),
 )
 
 
-def possible(metrics: Iterable[Metric], climate: bool, rows: bool) -> tuple[Metric, ...]:
-    """Those of `metrics` that can be had with or without a climatology and a regular global grid."""
-    given = {"": True, "climate": climate, "rows": rows}
-    return tuple(m for m in metrics if all(given[s.requires] for s in m.statistics))
+def named(names: Sequence[str] | None) -> tuple[Metric, ...]:
+    """The metrics of these names; all if absent.
+
+    Raises:
+        ForecastError: a name that is none.
+    """
+    known = {m.name: m for m in METRICS}
+    for name in names or ():
+        if name not in known:
+            raise ForecastError(f"unknown score `{name}`: choose from {', '.join(known)}")
+    return tuple(known[name] for name in names) if names else METRICS
+
+
+def possible(metrics: Iterable[Metric], **known: bool) -> tuple[Metric, ...]:
+    """Those of `metrics` that can be had; `climate`, `rows`, `events`, ... False where that is not known."""
+    return tuple(m for m in metrics if all(known.get(need, True) for s in m.statistics for need in s.needs))
 
 
 def statistics_of(metrics: Iterable[Metric]) -> tuple[Statistic, ...]:

@@ -7,7 +7,7 @@ import pytest
 import scoringrules as sr
 
 from forecast.core import seeding
-from forecast.verification.ensemble import CRPS_ECDF, FAIR_CRPS, RANK
+from forecast.verification.ensemble import CRPS_ECDF, FAIR_CRPS
 from forecast.verification.matchup import Matchup
 
 POINTS = 4000
@@ -90,5 +90,5 @@ def test_nan_propagates_into_every_statistic_of_its_point_only(where: str) -> No
     x, y = z500_like(5, 10)
     (x[2] if where == "member" else y)[4] = np.nan
     m = Matchup(x, y)
-    for values in (FAIR_CRPS.of(m), CRPS_ECDF.of(m), m.variance, m.rank, RANK.of(m)[0]):
+    for values in (FAIR_CRPS.of(m), CRPS_ECDF.of(m), m.variance, m.rank):
         assert np.flatnonzero(np.isnan(values)).tolist() == [4]

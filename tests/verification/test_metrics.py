@@ -10,8 +10,8 @@ from forecast.verification import deterministic, ensemble, spectra
 from forecast.verification.matchup import Matchup
 from forecast.verification.metric import Metric
 from forecast.verification.regions import Regions
+from forecast.verification.scorer import Scorer
 from forecast.verification.scores import METRICS, possible, statistics_of
-from forecast.verification.sums import Sums
 
 GRID = grids.gaussian(16)
 HOUR = np.timedelta64(3600, "s")
@@ -24,15 +24,10 @@ def normals(count: int, points: int, purpose: str) -> np.ndarray:
 
 def value(metric: Metric, matchup: Matchup, grid: grids.Grid = GRID) -> np.ndarray:
     """One metric of one field over the whole grid."""
-    axes = {"rank": len(matchup.members) + 1, "wavenumber": grid.shape[-1] // 2 + 1}
-    start, lead = np.array(["2001-01-01"], "datetime64[s]"), np.array([24]) * HOUR
-    region = "globe" if grid.is_global else "domain"
-    sums = Sums.zeros(metric.statistics, axes, ("z_500",), start, lead, (region,), members=len(matchup.members))
-    regions = Regions(grid, (region,))
-    for s in metric.statistics:
-        total, weight = regions.means(np.atleast_2d(s.of(matchup)))
-        sums.sum[s.name].values[0, 0, 0] = total if s.axis else total[:, 0]
-        sums.weight[s.name].values[0, 0, 0] = weight
+    scorer = Scorer(grid, (metric,), Regions(grid, ("domain",)), climate=matchup.climate is not None)
+    start, lead = np.datetime64("2001-01-01", "s"), 24 * HOUR
+    sums = scorer.zeros("x", len(matchup.members), ("z_500",), np.array([start]), np.array([lead]))
+    scorer.add(sums, "z_500", start, lead, matchup.members, matchup.truth, matchup.climate)
     return sums.metric(metric).values[0, 0, 0]
 
 

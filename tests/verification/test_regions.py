@@ -16,7 +16,8 @@ EUROPE = grids.latlon(np.linspace(55, 30, 11), np.linspace(-15, 15, 13))
 def test_global_means_are_exact() -> None:
     """Gauss weights integrate sin^2 and sin^4 of the latitude exactly: 1/3 and 1/5."""
     sine = np.sin(np.radians(GLOBE.latitudes))
-    sums, weights = Regions(GLOBE, ("globe",)).means(np.stack([np.ones(GLOBE.size), sine**2, sine**4]))
+    areas = Regions(GLOBE, ("globe",)).areas
+    sums, weights = areas.mean(np.stack([np.ones(GLOBE.size), sine**2, sine**4])), areas.total
     assert sums[0] == pytest.approx([1, 1 / 3, 1 / 5], abs=1e-13)
     assert weights == pytest.approx([1], abs=1e-13)
 
@@ -25,7 +26,7 @@ def test_cell_areas_of_a_regional_grid() -> None:
     """A field of latitude bands has the mean that the cells' exact areas sin(north) - sin(south) give."""
     edges = np.radians(np.linspace(56.25, 28.75, 12))
     heights = np.sin(edges[:-1]) - np.sin(edges[1:])
-    sums, _ = Regions(EUROPE).means(np.repeat(np.arange(11.0), 13)[None])
+    sums = Regions(EUROPE).areas.mean(np.repeat(np.arange(11.0), 13)[None])
     assert sums[0, 0] == pytest.approx((heights * np.arange(11)).sum() / heights.sum(), rel=1e-12)
 
 
@@ -51,7 +52,7 @@ def test_nan_reaches_the_regions_that_hold_it_and_no_other() -> None:
     values = np.ones((2, GLOBE.size))
     values[1, 0] = np.nan  # northernmost row
     regions = Regions(GLOBE)
-    sums, _ = regions.means(values)
+    sums = regions.areas.mean(values)
     lost = dict(zip(regions.names, np.isnan(sums[:, 1]), strict=True))
     assert lost == {"globe": True, "n.hem": True, "s.hem": False, "tropics": False}
     assert not np.isnan(sums[:, 0]).any()
@@ -62,13 +63,14 @@ def test_points_that_do_not_count_leave_mean_and_weight() -> None:
     values = np.stack([np.arange(GLOBE.size, dtype=float), np.ones(GLOBE.size)])
     valid = GLOBE.latitudes > 0
     values[:, ~valid] = np.nan
-    sums, weights = Regions(GLOBE, ("globe",)).means(values, valid)
+    whole = Regions(GLOBE, ("globe",)).areas
+    sums, weights = whole.where(valid).mean(values), whole.where(valid).total
     assert weights[0] == pytest.approx(0.5)
-    assert sums[0] / weights[0] == pytest.approx(Regions(GLOBE, ("globe",)).means(np.where(valid, values, 0))[0][0] * 2)
+    assert sums[0] / weights[0] == pytest.approx(whole.mean(np.where(valid, values, 0))[0] * 2)
 
 
 def test_row_means_equal_point_means() -> None:
     rows = np.cos(np.radians(GLOBE.rows))[None]
     points = np.repeat(rows, GLOBE.shape[1], axis=1)
-    regions = Regions(GLOBE)
-    assert np.allclose(regions.means(rows)[0], regions.means(points)[0], rtol=1e-13)
+    areas = Regions(GLOBE).areas
+    assert np.allclose(areas.mean(rows), areas.mean(points), rtol=1e-13)
