@@ -96,8 +96,9 @@ def ensemble_pass(
     else:
         work = _numpy(x, y, t, signs, floats, counts, kept)
     threads.share(work, size, workers)
-    return Pass(*floats[:4], *counts[:2], counts[2:], floats[4 : 4 + tails], floats[4 + tails :],
-                kept if keep else None)  # fmt: skip
+    mean, absolute, half, variance = floats[:4]
+    tail = floats[4 : 4 + tails], floats[4 + tails :]
+    return Pass(mean, absolute, half, variance, counts[0], counts[1], counts[2:], *tail, kept if keep else None)
 
 
 def pair_weights(members: int) -> np.ndarray:

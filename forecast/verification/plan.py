@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class Plan:
     leads: np.ndarray
     scored: np.ndarray
     notes: tuple[str, ...]
+
+    def with_notes(self, *notes: str) -> Plan:
+        """The same with further notes."""
+        return replace(self, notes=self.notes + notes)
 
     @property
     def valid_times(self) -> np.ndarray:

@@ -15,7 +15,7 @@ Slots of different variables, starts and leads may be filled from several thread
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class Scorer:
 
     def zeros(self, label: str, members: int, variables: Sequence[str], starts: np.ndarray, leads: np.ndarray) -> Sums:
         """Empty sums for `add`."""
-        axes = {
+        axes: dict[str, int | Sequence[Any]] = {
             "rank": members + 1, "gap": members + 1, "exceeding": members + 1, "side": 2, "occurred": 2, "part": 2,
             "term": 2, "seeps_part": 2, "event": self.events.labels, "level": ensemble.LEVELS,
             "window": neighbourhood.WINDOWS, "wavenumber": self.grid.shape[-1] // 2 + 1,
