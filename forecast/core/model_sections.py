@@ -51,10 +51,73 @@ class GraphTransformerSection(Section):
         return self
 
 
+class LatentSection(Section):
+    """The random fields that are added to the input states of a variational forecaster."""
+
+    prior: Literal["learnt", "white"] = Field("learnt", description="white: N(0, 1) everywhere, no network")
+    logvar: float = Field(0.0, ge=-10, le=10, description="where learnt log variances start; 0: at N(0, 1)")
+    rank: int = Field(0, ge=0, description="global patterns of a low-rank covariance beside the diagonal (FuXi-S2S)")
+    coarsening: int = Field(1, ge=1, description="drawn at 1/n of the resolution and interpolated (SwinVRNN)")
+
+
+class DivergenceSection(Section):
+    """beta KL(posterior || prior): how much it counts, update by update, from the first with several members on."""
+
+    beta: float = Field(1e-3, ge=0, description="weight of the mean over latent dimensions, in nats")
+    schedule: Literal["constant", "linear", "cyclic"] = "linear"
+    warmup: int = Field(0, ge=0, description="linear: updates from 0 to beta")
+    cycle: int = Field(0, ge=0, description="cyclic: updates from one rise to the next")
+    rise: float = Field(0.5, gt=0, le=1, description="cyclic: share of a cycle from 0 to beta")
+    free_bits: float = Field(0.0, ge=0, description="nats per latent dimension that cost nothing")
+    balance: float | None = Field(None, ge=0, le=1, description="share of the gradient that moves the prior")
+
+    @model_validator(mode="after")
+    def _cycle_of_cyclic(self) -> DivergenceSection:
+        if (self.schedule == "cyclic") != (self.cycle > 0):
+            raise ValueError("`cycle` goes with `schedule: cyclic`, and must be positive there")
+        return self
+
+
 class FuxiEnsSection(Section):
-    """Variational forecaster of the FuXi-ENS kind."""
+    """Variational forecaster of the FuXi-ENS kind: windowed transformers on the patches of a latitude-longitude grid.
+
+    Defaults are the released network's where it has one.
+    """
 
     kind: Literal["fuxi_ens"]
+    patch: tuple[int, int] = Field((8, 8), description="rows and columns of the grid that make a token")
+    remainder: Literal["pad", "drop"] = Field(
+        "pad", description="rows and columns that do not fill a patch: fill it up, or leave them out of the input"
+    )
+    window: tuple[int, int] = Field((18, 18), description="rows and columns of tokens that attend to each other")
+    width: int = Field(1536, ge=8)
+    heads: int = Field(24, ge=1)
+    mlp_width: int = Field(4096, ge=8)
+    blocks: int = Field(7, ge=1, description="of a layer; every second one attends in shifted windows")
+    prior_layers: int = Field(2, ge=1, description="of the prior, and of the posterior")
+    decoder_layers: int = Field(6, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="of prior and posterior; part of the noise, in forecasts too")
+    output: Literal["absolute", "increment"] = Field("absolute", description="the state, or its change in a step")
+    last_step: int = Field(0, ge=0, description="later steps are told to the network as this one, counted from 0")
+    latent: LatentSection = LatentSection()
+    divergence: DivergenceSection = DivergenceSection()
+    prior_share: float = Field(0.0, ge=0, le=1, description="of members drawn from the prior in training")
+    event_width: int = Field(32, ge=1, description="features per grid point that event heads read")
+    checkpoint_blocks: bool = Field(False, description="recompute each block for its gradient")
+    activation_checkpointing: bool = Field(False, description="recompute each step of a rollout for its gradient")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> FuxiEnsSection:
+        if min(self.patch) < 1 or min(self.window) < 1:
+            raise ValueError(f"patch {self.patch} and window {self.window} must be positive")
+        if self.width % (2 * self.heads):
+            given = f"model.heads={self.heads} must divide model.width={self.width} into an even width of each head"
+            raise ValueError(f"{given}, whose pairs are turned")
+        if any(size % self.latent.coarsening for size in self.patch):
+            raise ValueError(f"latent.coarsening={self.latent.coarsening} must divide patch={list(self.patch)}")
+        if self.latent.prior == "white" and (self.latent.rank or self.latent.logvar):
+            raise ValueError("a white prior is N(0, 1): leave out latent.rank and latent.logvar, or let it be learnt")
+        return self
 
 
 KINDS = ("graph_transformer", "fuxi_ens")

@@ -53,7 +53,7 @@ class StoreSection(Section):
     allow_nan: bool = Field(False, description="accept missing values within fields, e.g. sst over land")
 
 
-Normalisation = Literal["mean-std", "std", "max", "none"]
+Normalisation = Literal["mean-std", "std", "max", "none", "log"]
 Forcing = Literal[
     "cos_latitude", "sin_latitude", "cos_longitude", "sin_longitude",
     "cos_julian_day", "sin_julian_day", "cos_local_time", "sin_local_time", "insolation",

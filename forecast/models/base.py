@@ -146,7 +146,7 @@ class Forecaster(nn.Module):
             (B, M, G, V) states one step later, physical units.
         """
         p = self.prognostic
-        past = (window[..., :p] - self.normalise.offset[:p]) / self.normalise.scale[:p]
+        past = self.normalise(window[..., :p])
         flag = torch.full((len(window),), first, device=window.device)
         times = torch.full((len(window), 3), torch.nan, device=window.device) if times is None else times
         outcome = self._advance(list(past.unbind(2)), self._forcings(forcings), flag, times, noise)
@@ -296,10 +296,8 @@ def _increments(fields: Fields, normaliser: Normaliser) -> Tensor:
     for name, value in zip(fields.prognostic, tendency, strict=True):
         if not value > 0:
             raise ForecastError(f"`{name}` does not change from step to step: list it under data.static")
-    scale = normaliser.scale.double().numpy()
-    own = tendency / scale[: len(tendency)]
-    diagnostic = fields.column("stdev", fields.diagnostic) / scale[len(tendency) :]
-    return torch.tensor(np.concatenate([own, diagnostic]), dtype=torch.float32)
+    physical = np.concatenate([tendency, fields.column("stdev", fields.diagnostic)])
+    return torch.tensor(normaliser.spread(physical), dtype=torch.float32)
 
 
 def _lower(fields: Fields, normaliser: Normaliser) -> Tensor:

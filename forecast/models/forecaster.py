@@ -7,11 +7,12 @@ from forecast.core.model_sections import ModelSection
 from forecast.core.sections import LossSection
 from forecast.models.base import Forecaster
 from forecast.models.fields import Fields
+from forecast.models.fuxi_forecaster import FuxiForecaster
 from forecast.models.graph_forecaster import GraphForecaster
 
 __all__ = ["Forecaster", "build"]
 
-FORECASTERS: dict[str, type[Forecaster]] = {"graph_transformer": GraphForecaster}
+FORECASTERS: dict[str, type[Forecaster]] = {"graph_transformer": GraphForecaster, "fuxi_ens": FuxiForecaster}
 
 
 def build(section: ModelSection, fields: Fields, loss: LossSection | None = None) -> Forecaster:

@@ -18,15 +18,18 @@ def plot(metrics: Path, picture: Path) -> None:
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     updates = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation" in line]
-    figure = Figure(figsize=(11, 7))
+    latent = any("latent" in v["validation"] for v in validations)
+    figure = Figure(figsize=(11, 10.5 if latent else 7))
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.06, right=0.9, bottom=0.07, top=0.95, hspace=0.28)
-    (loss, lr), (crps, ratio) = figure.subplots(2, 2)
+    figure.subplots_adjust(left=0.06, right=0.9, bottom=0.05 if latent else 0.07, top=0.95, hspace=0.28)
+    (loss, lr), (crps, ratio), *rest = figure.subplots(3 if latent else 2, 2)
     _loss(loss, updates)
     _line(lr, "learning rate", [u["update"] for u in updates], [u["lr"] for u in updates])
     _by_variable(crps, "validation: fair CRPS, first step / standard deviation", validations, "fair_crps", log=True)
     _by_variable(ratio, "validation: spread-skill ratio, first step", validations, "spread_skill")
     ratio.axhline(1.0, color="0.6", linewidth=0.8)
+    if latent:
+        _latent(rest[0][0], rest[0][1], validations)
     partial = picture.with_suffix(".partial.png")
     figure.savefig(partial, dpi=100)
     partial.replace(picture)
@@ -53,6 +56,21 @@ def _by_variable(axes: Axes, title: str, validations: list[dict[str, Any]], scor
         _line(axes, title, steps, known, log=log, label=variable, marker=".")
     if score == "spread_skill" and validations:
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False)
+
+
+def _latent(divergence: Axes, scores: Axes, validations: list[dict[str, Any]]) -> None:
+    """Whether the latent lives: KL by variable, and the scores of members drawn from prior and posterior."""
+    steps = [v["update"] for v in validations]
+    if all("kl" in v["validation"] for v in validations):
+        _by_variable(divergence, "KL(posterior || prior), nats per dimension", validations, "kl", log=True)
+        active = [v["validation"]["latent"]["active"][0] for v in validations]
+        divergence.text(0.02, 0.04, f"active dimensions: {active[-1]:.0%}", transform=divergence.transAxes, fontsize=8)
+    for name, label in (("crps_prior", "z from the prior"), ("crps_posterior", "z from the posterior")):
+        if all(name in v["validation"] for v in validations):
+            means = [np.mean([x[0] for x in v["validation"][name].values()]) for v in validations]
+            title = "fair CRPS of one step, mean over normalised variables"
+            _line(scores, title, steps, means, log=True, label=label, marker=".")
+    scores.legend(fontsize=8, frameon=False)
 
 
 def _line(axes: Axes, title: str, x: Any, y: Any, log: bool = False, **style: Any) -> None:
