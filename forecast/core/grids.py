@@ -79,23 +79,9 @@ class Grid:
         """Mean distance of neighbouring points, radians: the side of a square of the mean cell's area."""
         return float(np.sqrt(self.areas.mean()))
 
-    def holding(self, sines: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
-        """(K,) index of the cell that holds each position (sine of latitude, radians), -1 outside a grid of boxes.
 
-        Cells other than boxes and HEALPix pixels are those of Voronoi: the nearest point's.
-        """
-        if self.boxes is not None:
-            return self.boxes.holding(sines, longitudes)
-        pixel = re.fullmatch(HEALPIX, self.name)
-        if pixel:
-            return healpix.pixels(int(pixel[2]), sines, longitudes, pixel[1] == "N")
-        from scipy.spatial import cKDTree
-
-        points = unit_vectors(np.degrees(np.arcsin(sines)), np.degrees(longitudes))
-        return np.asarray(cKDTree(self.xyz).query(points)[1])
-
-
-HEALPIX = r"H([NR]?)([1-9]\d*)"
+HEALPIX = re.compile(r"H(N?)([1-9]\d*)")
+"""names of HEALPix grids: nested or not, and their number"""
 
 
 def unit_vectors(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:

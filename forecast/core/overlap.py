@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy import sparse
-from scipy.spatial import cKDTree
 
-from forecast.core import healpix
+from forecast.core import polygons
 from forecast.core.cells import TURN, Boxes
 from forecast.core.errors import ForecastError
 from forecast.core.grids import Grid
 
 SLIVER = 1e-14
 """radians: overlaps so thin come from rounding"""
-SAMPLES = 16
-"""sampled positions in a cell of the finer grid, where cells are not both boxes"""
-CHUNK = 1_000_000
 
 
 def areas(source: Grid, target: Grid) -> sparse.csr_array:
     """(T, S) steradian that each target cell shares with each source cell.
 
-    Between grids of boxes exact. Else measured at sampled positions of equal weight, then corrected as little as
-    possible (least squares relative to what was measured) so that rows sum to the target's areas and columns to the
-    source's: integrals are conserved exactly, single overlaps are known to about a tenth.
+    Between grids of boxes exact. Else of polygons (polygons.py), whose edges differ a little from those of boxes and
+    HEALPix pixels: so they are corrected as little as possible, relative to what they are, until rows sum to the
+    target's areas and columns to the source's. Integrals are conserved exactly.
 
     Raises:
         ForecastError: neither both of boxes nor both global.
@@ -37,7 +31,7 @@ def areas(source: Grid, target: Grid) -> sparse.csr_array:
             f"conservative weights from {source.name} to {target.name} need two global grids, or two of rows and "
             "columns: take `linear` or `gaussian`"
         )
-    return _balanced(_linked(_sampled(source, target), source, target), target.areas, source.areas)
+    return _balanced(polygons.overlaps(source, target), target.areas, source.areas)
 
 
 def _boxes(source: Boxes, target: Boxes) -> sparse.csr_array:
@@ -80,88 +74,23 @@ def _arcs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     return i[both], j[both], length[both]
 
 
-def _sampled(source: Grid, target: Grid) -> sparse.csr_array:
-    total = sparse.csr_array((target.size, source.size))
-    for sines, longitudes, weights in _samples(source, target):
-        t, s = target.holding(sines, longitudes), source.holding(sines, longitudes)
-        total = total + sparse.csr_array((weights, (t, s)), shape=total.shape)
-    return total
+def _balanced(shared: sparse.csr_array, rows: np.ndarray, columns: np.ndarray) -> sparse.csr_array:
+    """`shared` times 1 + x(row) + y(column), the smallest such change that makes the sums those given.
 
-
-def _linked(measured: sparse.csr_array, source: Grid, target: Grid) -> sparse.csr_array:
-    """With a hundredth of their area lent to the four nearest, cells that seem to coincide can be balanced, too."""
-    from scipy.sparse.csgraph import connected_components
-
-    both = sparse.block_array([[None, measured], [measured.T, None]], format="csr")
-    label = connected_components(both, directed=False)[1][: target.size]
-    alone = np.flatnonzero(label != np.bincount(label).argmax())
-    if not alone.size:
-        return measured
-    near = cKDTree(source.xyz).query(target.xyz[alone], k=4)[1]
-    lent = np.repeat(0.0025 * target.areas[alone], 4)
-    return measured + sparse.csr_array((lent, (np.repeat(alone, 4), near.ravel())), shape=measured.shape)
-
-
-def _samples(source: Grid, target: Grid) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Chunks of positions (sine of latitude, radians) and their areas: parts of boxes where there are boxes."""
-    wanted = SAMPLES * max(source.size, target.size)
-    boxes = target.boxes or source.boxes
-    if boxes is None:
-        yield from _of_healpix(int(np.ceil(np.sqrt(wanted / 12))))
-        return
-    parts = max(int(np.ceil(np.sqrt(wanted / boxes.areas.size))), 4)
-    within = (np.arange(parts) + 0.5) / parts
-    held: list[tuple[np.ndarray, ...]] = []
-    for low, high, edges in zip(boxes.bands[:-1], boxes.bands[1:], boxes.edges, strict=True):
-        longitudes = (edges[:-1, None] + np.diff(edges)[:, None] * within).ravel()
-        sines = np.repeat(low + (high - low) * within, longitudes.size)
-        weights = np.tile(np.repeat(np.diff(edges) * abs(high - low) / parts**2, parts), parts)
-        held.append((sines, np.tile(longitudes, parts), weights))
-        if sum(piece[0].size for piece in held) > CHUNK:
-            yield _joined(held)
-            held = []
-    if held:
-        yield _joined(held)
-
-
-def _of_healpix(number: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    sines, longitudes = healpix.positions(number, nested=False)
-    for begin in range(0, sines.size, CHUNK):
-        part = slice(begin, begin + CHUNK)
-        yield sines[part], longitudes[part], np.full(sines[part].size, 4 * np.pi / sines.size)
-
-
-def _joined(held: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    sines, longitudes, weights = (np.concatenate(part) for part in zip(*held, strict=True))
-    return sines, longitudes, weights
-
-
-def _balanced(measured: sparse.csr_array, rows: np.ndarray, columns: np.ndarray) -> sparse.csr_array:
-    """`measured` times 1 + x(row) + y(column), the smallest such change that makes the sums those given.
-
-    Raises:
-        ForecastError: a cell that no sample lies in.
+    Without x it is the Laplace equation of a graph: source cells are linked where a target overlaps both.
     """
-    from scipy.sparse.linalg import LinearOperator, cg
+    from scipy.sparse.linalg import cg
 
-    row_sums, column_sums = measured.sum(axis=1), measured.sum(axis=0)
-    if not (row_sums.min() > 0 and column_sums.min() > 0):
-        raise ForecastError("the grids' cells differ too much in size for conservative weights: take `linear`")
-    split, transposed = rows.size, measured.T.tocsr()
-    diagonal = np.concatenate([row_sums, column_sums])
-    scale = 1 / np.sqrt(diagonal)
-    idle = np.concatenate([1 / scale[:split], -1 / scale[split:]])  # x + c, y - c is the same change: pinned to 0
-    idle /= np.linalg.norm(idle)
-
-    def product(z: np.ndarray) -> np.ndarray:
-        y = scale * z
-        sums = diagonal * y + np.concatenate([measured @ y[split:], transposed @ y[:split]])
-        return scale * sums + idle * (idle @ z)
-
-    operator = LinearOperator((diagonal.size, diagonal.size), matvec=product, dtype=float)
-    wanted = scale * np.concatenate([rows - row_sums, columns - column_sums])
-    wanted -= idle * (idle @ wanted)
-    change = scale * cg(operator, wanted, rtol=1e-13, maxiter=2000)[0]
-    entries = measured.tocoo()
-    factor = 1 + change[:split][entries.row] + change[split:][entries.col]
-    return sparse.csr_array((entries.data * factor, (entries.row, entries.col)), shape=measured.shape)
+    row_sums, column_sums = shared.sum(axis=1), shared.sum(axis=0)
+    per_row = shared.multiply(1 / row_sums[:, None]).tocsr()
+    missing = columns - column_sums - per_row.T @ (rows - row_sums)
+    laplacian = sparse.diags_array(column_sums) - shared.T @ per_row
+    scale = 1 / np.sqrt(laplacian.diagonal())
+    scaled = (laplacian.multiply(scale).T.multiply(scale)).tocsr()
+    idle = 1 / scale / np.linalg.norm(1 / scale)  # the same y everywhere changes nothing, so it is left out
+    wanted = scale * missing
+    y = scale * cg(scaled, wanted - idle * (idle @ wanted), rtol=1e-11, maxiter=10_000)[0]
+    x = (rows - row_sums) / row_sums - per_row @ y
+    entries = shared.tocoo()
+    values = entries.data * (1 + x[entries.row] + y[entries.col])
+    return sparse.csr_array((values, (entries.row, entries.col)), shape=shared.shape)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forecast.core import grids, regrid
+from forecast.core import grids, polygons, regrid
 from forecast.core.errors import ForecastError
 
 PAIRS = [("O32", "O16"), ("O16", "N24"), ("latlon-37x72", "O16"), ("O16", "latlon-36x72"), ("gaussian-32x64", "O8"),
-         ("H8", "O16"), ("O16", "HN8"), ("ico3", "O8"), ("latlon-19x36", "ico3")]  # fmt: skip
+         ("H8", "O16"), ("O16", "HN8"), ("ico3", "O8"), ("ico4", "H8"), ("latlon-19x36", "ico3")]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["conservative", "linear", "gaussian"])
@@ -49,6 +49,24 @@ def test_conservative_weights_by_hand():
     weights = regrid.matrix(source, target).toarray()
     expected = np.kron(np.eye(2), [[0.5, 0.25, 0, 0.25], [0, 0.25, 0.5, 0.25]])
     np.testing.assert_allclose(weights, expected, atol=1e-14)
+
+
+def test_overlaps_of_polygons_are_those_of_voronoi_cells():
+    coarse, fine = grids.icosahedral(1), grids.icosahedral(3)
+    shares = polygons.overlaps(coarse, fine)
+    np.testing.assert_allclose(shares.sum(axis=1), fine.areas, rtol=1e-9)
+    np.testing.assert_allclose(shares.sum(axis=0), coarse.areas, rtol=1e-9)
+    inside = np.linalg.norm(fine.xyz[:, None] - coarse.xyz, axis=-1).argmin(axis=1)
+    assert (shares.toarray().argmax(axis=1) == inside).mean() > 0.9  # the rest lie on edges of the coarse cells
+    sure = shares.toarray().max(axis=1) > 0.999 * fine.areas
+    assert (shares.toarray().argmax(axis=1) == inside)[sure].all() and sure.sum() > 200
+
+
+def test_polygons_by_hand():
+    shared = polygons.overlaps(grids.named("latlon-2x8"), grids.named("latlon-2x4")).toarray()
+    row = np.array([1, 0.5, 0, 0, 0, 0, 0, 0.5])
+    expected = np.kron(np.eye(2), [np.roll(row, 2 * k) for k in range(4)]) * np.pi / 4  # octants' halves and quarters
+    np.testing.assert_allclose(shared, expected, atol=1e-12)
 
 
 def test_gaussian_weights_by_hand():
