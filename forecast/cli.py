@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -77,18 +78,23 @@ def run(
     out: Annotated[Path | None, typer.Option(help="forecast store to write (with a config: its run folder)")] = None,
     analysis: Annotated[Path | None, typer.Option(help="store to start from; that of the training if absent")] = None,
     settings: Settings = None,
-    part: Annotated[str, typer.Option(metavar="I/N", help="I-th (from 0) of N processes that share it")] = "0/1",
+    batch: Annotated[int | None, typer.Option(min=1, help="members at once; what fits memory if absent")] = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="I-th (from 0) of N that share it; known under torchrun, SLURM")
+    ] = None,
 ) -> None:
     """Forecast ensembles of any size; a run that was killed goes on where it was."""
+    from forecast.inference.share import part_of_environment
     from forecast.inference.starts import parse_part, parse_starts
     from pipelines import generate
 
+    share = parse_part(part) if part else part_of_environment(os.environ)
+    settings = [*(settings or ()), *([f"forecast.member_batch={batch}"] if batch else [])]
     if config is not None and checkpoint is None:
-        made = generate.generate(_load(config, settings, out), parse_part(part))
+        made = generate.generate(_load(config, settings, out), share)
     elif checkpoint is not None and config is None and out is not None:
-        length, overrides = times.duration(lead, "--lead"), tuple(settings or ())
-        starts = parse_starts(start or ())
-        made = [generate.run(checkpoint, starts, members, length, out, analysis, parse_part(part), overrides)]
+        length, starts = times.duration(lead, "--lead"), parse_starts(start or ())
+        made = [generate.run(checkpoint, starts, members, length, out, analysis, share, tuple(settings))]
     else:
         raise ForecastError("give a config, or --checkpoint with --start and --out")
     for path in made:

@@ -11,6 +11,7 @@ from forecast.core.errors import ForecastError
 from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time
 from forecast.data.dataset import Dataset
+from forecast.inference.batch import COPIES, fitting
 from forecast.training.curriculum import Curriculum
 from pipelines.train import forecaster
 
@@ -52,9 +53,10 @@ def check(config: Config) -> Table:
     state = field * (counts["prognostic"] + counts["diagnostic"])
     batch = training.batch_size * (data.input_steps + max(curriculum.rollouts())) * state
     table.add_row("a batch of states", f"{batch / GB:.3f} GB, {config.data.prefetch} read ahead")
-    held = forecast.member_batch * (data.input_steps + 1) * state
+    together = forecast.member_batch or fitting(forecast.members, len(starts), state)
+    held = together * COPIES * state
     written = len(starts) * forecast.members * (steps + 1) * state
-    table.add_row("a rollout's states", f"{held / GB:.3f} GB for {forecast.member_batch} members at once")
+    table.add_row("a rollout's states", f"{held / GB:.3f} GB for {together} members at once")
     table.add_row("forecast store", f"{written / GB:.2f} GB before compression")
     table.add_row("device", f"{training.device} ({torch.get_num_threads()} CPU threads)")
     return table

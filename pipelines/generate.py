@@ -10,7 +10,7 @@ import numpy as np
 from forecast.core.config import Config
 from forecast.core.store import Store
 from forecast.inference import ensemble
-from forecast.inference.writer import Part
+from forecast.inference.share import Part
 from pipelines import systems
 
 

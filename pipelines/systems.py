@@ -24,12 +24,11 @@ def analyses(config: Config) -> Store:
 
 
 def learnt(config: Config, checkpoint: Path, analysis: Store) -> tuple[LearntSystem, Settings]:
-    """The forecaster in `checkpoint`, with the seed, perturbation, device and member batch of `config`."""
+    """The forecaster in `checkpoint`, with the seed, perturbation and device of `config`."""
     section, perturbations = config.forecast, None
     if section.perturbation == "analysis-error":
         perturbations = Perturbations(_truncation(config, "forecast.perturbation=analysis-error"), config.seed)
-    batch, device = section.member_batch, config.training.device
-    system = LearntSystem(checkpoint, analysis, config.seed, batch, perturbations, device)
+    system = LearntSystem(checkpoint, analysis, config.seed, perturbations, config.training.device)
     return system, system.settings | {"perturbation": section.perturbation}
 
 
@@ -38,11 +37,10 @@ def physics(config: Config, kind: str, analysis: Store) -> tuple[PhysicsSystem, 
 
     Its members differ by their initial states alone, so they are always perturbed.
     """
-    section = config.forecast
     truncation = _truncation(config, f"forecast.physics.{kind}")
-    system = PhysicsSystem(analysis, kind, truncation, config.seed, member_batch=section.member_batch)
+    system = PhysicsSystem(analysis, kind, truncation, config.seed)
     about = {"analysis": fingerprint(analysis), "seed": config.seed, "perturbation": "analysis-error"}
-    return system, about | {"micro_batch": section.member_batch, "accumulation": format_duration(system.step)}
+    return system, about | {"block": system.block, "accumulation": format_duration(system.step)}
 
 
 def trained_with(checkpoint: Path, settings: tuple[str, ...] = ()) -> Config:

@@ -2,9 +2,9 @@
 
 One Zarr v3 group. A variable is a float32 array (init_time, number, lead_time, latitude, longitude), or
 (init_time, number, lead_time, values) where points form no rectangle; its shards hold one start, one member
-batch and one lead time, their inner chunks one member. `finished-<part>-of-<parts>.jsonl` beside the arrays
-list the units (start, member batch, step) that are there with all their variables; what they do not list is
-not there, whatever the arrays hold. `xarray.open_zarr(path)` needs no options.
+batch and one lead time, their inner chunks one member. Ledgers beside the arrays (core/ledger.py) list the
+units (start, member batch, step) that are there with all their variables; what they do not list is not
+there, whatever the arrays hold. `xarray.open_zarr(path)` needs no options.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import zarr
 from forecast.core import shards, variables
 from forecast.core.errors import ForecastError
 from forecast.core.grids import Grid, from_points
+from forecast.core.ledger import Ledgers
 from forecast.core.times import format_duration, format_time
 
 FORMAT = 1
@@ -121,9 +121,7 @@ class Forecasts(Layout):
         """
         path = Path(path)
         layout = _read_layout(path)
-        units = np.zeros((len(layout.starts), layout.batches, len(layout.leads)), bool)
-        for unit in finished_units(path, layout):
-            units[unit] = True
+        units = Ledgers(path, layout.starts, layout.batches, len(layout.leads)).there
         return cls(**{f.name: getattr(layout, f.name) for f in fields(layout)}, path=path, units=units)
 
     @property
@@ -193,24 +191,8 @@ def create(path: Path, layout: Layout) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def finished_units(path: Path, layout: Layout) -> Iterator[Unit]:
-    """The units that the ledgers beside the arrays list; a torn last line does not count.
-
-    Raises:
-        ForecastError: a ledger line that is none.
-    """
-    starts = {format_time(start): i for i, start in enumerate(layout.starts)}
-    for ledger in sorted(path.glob("finished-*.jsonl")):
-        for line in ledger.read_text().split("\n")[:-1]:
-            try:
-                entry = json.loads(line)
-                yield starts[entry["start"]], int(entry["batch"]), int(entry["step"])
-            except (ValueError, KeyError, TypeError):
-                raise ForecastError(f"{ledger}: damaged line {line[:60]!r}; remove the store and run again") from None
-
-
 def ledger_line(layout: Layout, unit: Unit) -> str:
-    """How a finished unit is written down."""
+    """How a finished unit is written down in a ledger."""
     return json.dumps({"start": format_time(layout.starts[unit[0]]), "batch": unit[1], "step": unit[2]}) + "\n"
 
 

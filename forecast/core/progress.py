@@ -31,6 +31,10 @@ class Bar:
         """`n` more units are done."""
         self._progress.advance(self._task, n)
 
+    def at(self, done: float) -> None:
+        """`done` units are done in all."""
+        self._progress.update(self._task, completed=done)
+
     def note(self, text: str) -> None:
         """Replace the text behind the bar (loss, rate)."""
         self._progress.update(self._task, note=text)

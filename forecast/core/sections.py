@@ -191,7 +191,11 @@ class ForecastSection(Section):
     members: int = Field(20, ge=1)
     lead: Duration = np.timedelta64(15 * 24, "h")
     out: str = "forecast.zarr"
-    member_batch: int = Field(10, ge=1, description="members computed together; member k's bits depend on it")
+    member_batch: int | None = Field(
+        None,
+        ge=1,
+        description="members computed and written as one; what fits memory if absent, the fields are the same",
+    )
     perturbation: Literal["none", "analysis-error"] = Field(
         "none", description="of the learnt members' initial states; physics members are always perturbed"
     )

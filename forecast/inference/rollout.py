@@ -1,8 +1,9 @@
-"""The rollout of one micro-batch of members: a generator over steps that holds one window of states."""
+"""The rollout of members: a generator over steps that holds one window of states, in model calls of one shape."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -10,35 +11,84 @@ from torch import Tensor
 
 from forecast.core import seeding
 from forecast.models import noise
-from forecast.models.base import clock
-from forecast.models.forecaster import Forecaster
+from forecast.models.attention import NeighbourAttention
+from forecast.models.base import Forecaster, clock
+
+CALL_POINTS = 2**16
+"""grid points that keep a GPU busy"""
+MOST = 16
+
+
+class Calls:
+    """Calls of a forecaster whose shape never changes, so that a member's bits do not depend on its company.
+
+    A matrix product may round a row differently when it has other numbers of rows, or when more threads share it. So
+    each call holds `size` members, a function of the device and the grid alone; member k always is row k % size, and
+    rows that nobody asked for repeat another. On the CPU that is one member a call, which costs no more than many at
+    once, and torch computes it on one thread: as many members as torch has threads are computed side by side.
+
+    Args:
+        model: on its device; its weights must stay as they are from now on.
+        forcings: dates (1,) -> (1, G, F), computed forcings and static fields.
+    """
+
+    def __init__(self, model: Forecaster, forcings: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.model, self.device, self._forcings = model, model.lower.device, forcings
+        on_cpu = self.device.type == "cpu"
+        self.size = 1 if on_cpu else max(1, min(MOST, CALL_POINTS // model.fields.grid_size))
+        for module in model.modules():
+            if isinstance(module, NeighbourAttention):
+                module.freeze()
+        threads = torch.get_num_threads() if on_cpu else 1
+        self._pool = ThreadPoolExecutor(threads, "members", initializer=torch.set_num_threads, initargs=(1,))
+
+    def step(
+        self, window: Tensor, date: np.datetime64, number: int, members: Sequence[int], keys: Sequence[int]
+    ) -> Tensor:
+        """(M, G, V + K) of `members` one step after window (M, T, G, V) up to `date`, with noise of `keys` (M,).
+
+        Steps are numbered from 0, for the one that leaves the analysis. The last K columns are the probabilities of
+        events that the forecaster has heads for (`terms.probabilities`).
+        """
+        dates = np.array([date])
+        known, times = torch.from_numpy(self._forcings(dates)).to(self.device), clock(dates, number, self.device)
+        calls: dict[int, list[int]] = {}
+        for row, member in enumerate(members):
+            calls.setdefault(member // self.size, []).append(row)
+
+        def call(rows: list[int]) -> Tensor:
+            slots = [rows[0]] * self.size
+            for row in rows:
+                slots[members[row] % self.size] = row
+            with torch.inference_mode():
+                xi = noise.draw([keys[row] for row in slots], self.model.noise_shape, self.device)
+                states = self.model.step(window[slots][None], known, number == 0, xi[None], times, events=True)[0]
+                return states[[members[row] % self.size for row in rows]]
+
+        done = torch.cat(list(self._pool.map(call, calls.values())))
+        rows = [row for group in calls.values() for row in group]
+        return done if rows == sorted(rows) else done[torch.tensor(rows).argsort()]
 
 
 @torch.inference_mode()
 def rollout(
-    model: Forecaster,
+    calls: Calls,
     window: Tensor,
     start: np.datetime64,
-    forcings: Callable[[np.ndarray], np.ndarray],
-    keys: Callable[[int], Sequence[int]],
+    members: Sequence[int],
+    seed: int,
     steps: int,
 ) -> Iterator[Tensor]:
-    """Yield the states of M members at steps 1..`steps`, (M, G, V + K) float32 in physical units.
-
-    The last K columns are the probabilities of events that the forecaster has heads for (`terms.probabilities`).
+    """Yield what `Calls.step` gives of M members at steps 1..`steps`, (M, G, V + K) float32 in physical units.
 
     Args:
         window: (M, T, G, V) states up to `start`, newest last, on the model's device.
         start: date of the newest state.
-        forcings: dates (1,) -> (1, G, F), computed forcings and static fields.
-        keys: step -> one noise key per member.
+        seed: of the noise, which is keyed by (seed, start, member, step).
     """
-    device, step = window.device, np.timedelta64(model.fields.step, "s")
-    for s in range(1, steps + 1):
-        date = np.array([start + (s - 1) * step])
-        known = torch.from_numpy(forcings(date)).to(device)
-        xi = noise.draw(keys(s), model.noise_shape, device)
-        state = model.step(window[None], known, s == 1, xi[None], clock(date, s - 1, device), events=True)[0]
+    step = np.timedelta64(calls.model.fields.step, "s")
+    for s in range(steps):
+        state = calls.step(window, start + s * step, s, members, noise_keys(seed, start, members, s + 1))
         yield state
         window = torch.cat([window[:, 1:], state[:, None, :, : window.shape[-1]]], dim=1)
 

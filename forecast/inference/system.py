@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from forecast.core import seeding
 from forecast.core.errors import ForecastError
 from forecast.core.grids import Grid
 from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time
 from forecast.data.forcings import Forcings, static_fields
-from forecast.inference.rollout import noise_keys, rollout
+from forecast.inference.rollout import Calls, rollout
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import load_forecaster
@@ -32,6 +34,9 @@ class Perturbations(Protocol):
     def variables(self) -> tuple[str, ...]:
         """What it must be given; more than the forecaster reads, if these are to stay in balance."""
 
+    def needs(self, start: np.datetime64) -> np.ndarray:
+        """Dates (N,) whose analyses it reads itself."""
+
     def perturb(self, states: np.ndarray, when: np.ndarray, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """(M, T, V, G) from states (T, V, G) at dates (T,); a member's are a function of its number and the start."""
 
@@ -39,18 +44,18 @@ class Perturbations(Protocol):
 class LearntSystem:
     """A trained forecaster that starts from the analyses of a store.
 
-    Members are computed in fixed micro-batches: member k is always row k % micro_batch of the batch with members
-    (k // micro_batch) * micro_batch and following, which is computed whole whichever of them are asked for. So a
-    member's bits depend on (checkpoint, analysis, seed, start, member, step), the micro-batch's size and the machine's
-    arithmetic, on nothing else.
+    A member's bits depend on (checkpoint, analysis, perturbations, seed, start, member, step) and the device's
+    arithmetic, on nothing else: see `rollout.Calls`.
 
     Args:
         checkpoint: a folder that training wrote.
         analysis: the states that forecasts start from.
         seed: of the noise.
-        micro_batch: members computed together.
         perturbations: of the initial states; all members start from the analysis if absent.
         device: cpu, cuda, or auto (cuda where there is one).
+
+    Attributes:
+        block: members that are computed in one go, needed or not.
 
     Raises:
         ForecastError: no checkpoint, an analysis store on another grid or without a variable that is needed.
@@ -63,20 +68,19 @@ class LearntSystem:
         checkpoint: str | Path,
         analysis: Store,
         seed: int = 1,
-        micro_batch: int = 10,
         perturbations: Perturbations | None = None,
         device: str = "auto",
     ) -> None:
-        self.device = _device(device)
-        self.model = load_forecaster(checkpoint).to(self.device).eval()
+        self.model = load_forecaster(checkpoint).to(_device(device)).eval()
         self.fields = self.model.fields
-        self.analysis, self.seed, self.micro_batch = analysis, seed, micro_batch
-        self._perturbations = perturbations
+        self.analysis, self.seed, self.perturbations = analysis, seed, perturbations
         _check_grid(analysis, self.fields)
         self._events = self.model.terms.probabilities
         analysis.position((*self.fields.variables, *(perturbations.variables if perturbations else ())))
         static = static_fields(analysis, self.fields.static)
-        self._forcings = Forcings(self.fields.forcings, self.fields.latitudes, self.fields.longitudes, static)
+        forcings = Forcings(self.fields.forcings, self.fields.latitudes, self.fields.longitudes, static)
+        self._calls = Calls(self.model, forcings)
+        self.block = self._calls.size
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -85,8 +89,7 @@ class LearntSystem:
             "checkpoint": _fingerprint(self.model),
             "analysis": fingerprint(self.analysis),
             "seed": self.seed,
-            "micro_batch": self.micro_batch,
-            "device": self.device.type,
+            "device": self._calls.device.type,
             "accumulation": format_duration(self.analysis.frequency),
             **({"events": self._events} if self._events else {}),
         }
@@ -107,25 +110,18 @@ class LearntSystem:
         return np.timedelta64(self.fields.step, "s")
 
     def check(self, starts: np.ndarray) -> None:
-        """Make sure that every start (S,) has its initial states; see `check_starts`."""
-        check_starts(self.analysis, starts, self.step, self.fields.input_steps)
+        """Make sure that every start (S,) has its initial states and those that its perturbations need.
+
+        Raises:
+            ForecastError: lists all that have not.
+        """
+        check_starts(self.analysis, {start: self._needs(start) for start in starts})
 
     def forecast(self, start: np.datetime64, members: Sequence[int], steps: int) -> Iterator[np.ndarray]:
         """States (M, V, G) float32 at steps 0 (the initial states), 1, ..., `steps`; see `ensemble.System`."""
-        whole = sorted({member // self.micro_batch for member in members})
-        size = self.micro_batch
-        rows = [whole.index(member // size) * size + member % size for member in members]
-        for parts in zip(*(self._forecast_batch(start, batch, steps) for batch in whole), strict=True):
-            states = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            yield states if rows == list(range(len(states))) else states[rows]
-
-    def _forecast_batch(self, start: np.datetime64, batch: int, steps: int) -> Iterator[np.ndarray]:
-        members = range(batch * self.micro_batch, (batch + 1) * self.micro_batch)
         initial = self._initial(start, members)
-        window = torch.from_numpy(initial).to(self.device).transpose(-1, -2).contiguous()
-        states = rollout(
-            self.model, window, start, self._forcings, lambda s: noise_keys(self.seed, start, members, s), steps
-        )
+        window = torch.from_numpy(initial).to(self._calls.device).transpose(-1, -2).contiguous()
+        states = rollout(self._calls, window, start, members, self.seed, steps)
         unknown = np.full((len(initial), len(self._events), initial.shape[-1]), np.nan, np.float32)
         first = np.concatenate([initial[:, -1], unknown], axis=1)
         for step, fields in enumerate(chain([first], map(_to_numpy, states))):
@@ -139,15 +135,30 @@ class LearntSystem:
                 )
             yield fields
 
+    def advance(self, window: np.ndarray, date: np.datetime64) -> np.ndarray:
+        """(M, V, G) one step after window (M, T, V, G) up to `date`, all rows with the same noise.
+
+        So what comes of two rows differs by what the rows differ in. Made for perturbations that grow by the model.
+        """
+        states = torch.from_numpy(window).to(self._calls.device).transpose(-1, -2).contiguous()
+        keys = [seeding.key(self.seed, "advance", date)] * len(window)
+        return _to_numpy(self._calls.step(states, date, 0, range(len(window)), keys))[:, : len(self.fields.variables)]
+
     def _initial(self, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """(M, T, V, G) initial states of members, perturbed if so wished."""
-        when = _input_dates(start, self.step, self.fields.input_steps)
+        when = input_dates(start, self.step, self.fields.input_steps)
         times = np.array([self.analysis.index(date) for date in when])
-        if self._perturbations is None:
+        if self.perturbations is None:
             return np.repeat(self.analysis.read(times, self.fields.variables)[None], len(members), axis=0)
-        given = self._perturbations.variables
-        states = self._perturbations.perturb(self.analysis.read(times, given), when, start, members)
+        given = self.perturbations.variables
+        states = self.perturbations.perturb(self.analysis.read(times, given), when, start, members)
         return states[:, :, [given.index(name) for name in self.fields.variables]]
+
+    def _needs(self, start: np.datetime64) -> np.ndarray:
+        """Dates whose analyses a start needs, the newest first."""
+        own = input_dates(start, self.step, self.fields.input_steps)
+        further = self.perturbations.needs(start) if self.perturbations else own[:0]
+        return np.unique(np.concatenate([own, further]))[::-1]
 
 
 def fingerprint(store: Store) -> str:
@@ -155,22 +166,22 @@ def fingerprint(store: Store) -> str:
     return f"{zlib.crc32(np.stack(list(store.statistics.values())).tobytes()):08x}"
 
 
-def check_starts(analysis: Store, starts: np.ndarray, step: np.timedelta64, states: int) -> None:
-    """Make sure that every start (S,) has `states` initial states, `step` apart.
+def check_starts(analysis: Store, needs: Mapping[np.datetime64, np.ndarray]) -> None:
+    """Make sure that the store holds the dates that each start needs.
 
     Raises:
-        ForecastError: lists all that have not.
+        ForecastError: lists all starts that lack one.
     """
     problems = []
-    for start in starts:
-        dates = _input_dates(start, step, states)[::-1]
+    for start, dates in needs.items():
         lacks = next(filter(None, (_lacks(analysis, date) for date in dates)), "")
         problems += [f"{format_time(start)} ({lacks})"] if lacks else []
     if problems:
         raise ForecastError(f"{analysis.path} has no initial states for {', '.join(problems)}")
 
 
-def _input_dates(start: np.datetime64, step: np.timedelta64, states: int) -> np.ndarray:
+def input_dates(start: np.datetime64, step: np.timedelta64, states: int) -> np.ndarray:
+    """(T,) dates of the states that a forecast from `start` is given, the newest last."""
     return start - np.arange(states)[::-1] * step
 
 
@@ -194,7 +205,10 @@ def _device(name: str) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise ForecastError("the device is set to cuda, but torch sees no CUDA device: set it to cpu or auto")
-    return torch.device("cuda" if there and name in ("cuda", "auto") else "cpu")
+    if not there or name == "cpu":
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))  # torchrun, srun
+    return torch.device("cuda", local % torch.cuda.device_count())
 
 
 def _check_grid(analysis: Store, fields: Fields) -> None:

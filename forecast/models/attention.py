@@ -43,6 +43,7 @@ class NeighbourAttention(nn.Module):
         self.out = nn.Linear(width, outputs or target_width)
         self.register_buffer("table", table, persistent=False)
         self.register_buffer("edges", edges, persistent=False)
+        self._frozen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, targets: Tensor, sources: Tensor | None = None) -> Tensor:
         """(B, N, outputs) from targets (B or a divisor of it, N, target_width) and sources (B, S, source_width).
@@ -53,8 +54,18 @@ class NeighbourAttention(nn.Module):
         query = self.query(targets).unflatten(-1, (self.heads, -1))
         query = (query * query.shape[-1] ** -0.5).repeat_interleave(len(sources) // len(query), dim=0)
         key_value = self.key_value(sources).unflatten(-1, (2, self.heads, -1))
+        bias, gate = self._frozen or self._bias_and_gate()
+        return self.out(operators.attend(query, key_value, bias, gate, self.table).flatten(-2))
+
+    def freeze(self) -> None:
+        """Compute what geometry contributes once and for all; for weights that stay as they are, on their device."""
+        with torch.no_grad():
+            self._frozen = self._bias_and_gate()
+
+    def _bias_and_gate(self) -> tuple[Tensor, Tensor]:
+        """(N, H, K) each."""
         bias, gate = self.geometry(self.edges).unflatten(0, self.table.shape).movedim(1, -1).chunk(2, dim=1)
-        return self.out(operators.attend(query, key_value, bias, 1 + gate, self.table).flatten(-2))
+        return bias.contiguous(), (1 + gate).contiguous()
 
 
 class DenseAttention(nn.Module):

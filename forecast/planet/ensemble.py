@@ -46,6 +46,10 @@ class Perturbations:
         keys = [seeding.key(self.seed, "member", start, member) for member in members]
         return self._climate.deviations(keys, np.full(len(keys), start)) * ANALYSIS_ERROR
 
+    def needs(self, start: np.datetime64) -> np.ndarray:
+        """Dates (N,) whose analyses it reads itself: none."""
+        return np.array([], "datetime64[s]")
+
     def perturb(self, states: np.ndarray, when: np.ndarray, start: np.datetime64, members: Sequence[int]) -> np.ndarray:
         """Perturbed copies of analyses.
 
@@ -57,12 +61,12 @@ class Perturbations:
             (B, T, V, G) float32 with every variable derived anew; tp is the analysis's own.
         """
         psi, s = self._fields.recover(states)
-        error = self.errors(start, members)
+        errors = [self.errors(start, [member]) for member in members]  # one by one: the same bits in any company
         rain = self.sphere.from_rows(states[:, VARIABLES.index("tp")])
         season = forcing.season(when)
         out = [
-            self._fields.derive(psi[..., :3] + error[..., k, None, :3], s + error[..., k, None, 3], rain, season)
-            for k in range(len(members))
+            self._fields.derive(psi[..., :3] + error[..., 0, None, :3], s + error[..., 0, None, 3], rain, season)
+            for error in errors
         ]
         return np.stack(out)
 
@@ -87,7 +91,7 @@ class PhysicsSystem:
         truncation: int = 21,
         seed: int = 1,
         perturbed: bool = True,
-        member_batch: int = 20,
+        block: int = 10,
     ) -> None:
         """Raises ForecastError for unknown physics.
 
@@ -95,12 +99,12 @@ class PhysicsSystem:
             analyses: where initial states are read from.
             seed: of the members' perturbations; they are the same for both kinds of physics.
             perturbed: whether members start from perturbed analyses or all from the analysis itself.
-            member_batch: members computed together: member k always in place k % member_batch of its batch, so that
-                its fields are the same bits with whichever other members it is asked for.
+            block: members that are computed in one go, needed or not: member k always in place k % block, so that its
+                fields are the same bits with whichever other members it is asked for.
         """
         self.name = physics
         self.grid = grid(truncation)
-        self._analyses, self._perturbed, self._batch = analyses, perturbed, member_batch
+        self._analyses, self._perturbed, self.block = analyses, perturbed, block
         self._model = Model(truncation, settings(physics))
         self._fields = Fields(self._model.sphere)
         self._perturbations = Perturbations(truncation, seed)
@@ -117,9 +121,9 @@ class PhysicsSystem:
         analysis = self._analyses.read(np.array([self._analyses.index(start)]), VARIABLES)
         if analysis.shape[1:] != (len(VARIABLES), self.grid.size) or not np.isfinite(analysis).all():
             raise ForecastError(f"the analysis of {start} is no whole state of the sample planet on {self.grid.name}")
-        batches = sorted({member // self._batch for member in members})
-        runs = [self._run(analysis, start, range(b * self._batch, (b + 1) * self._batch), steps) for b in batches]
-        place = [batches.index(member // self._batch) * self._batch + member % self._batch for member in members]
+        batches = sorted({member // self.block for member in members})
+        runs = [self._run(analysis, start, range(b * self.block, (b + 1) * self.block), steps) for b in batches]
+        place = [batches.index(member // self.block) * self.block + member % self.block for member in members]
         for states in zip(*runs, strict=True):
             yield np.concatenate(states)[place] if len(runs) > 1 else states[0][place]
 

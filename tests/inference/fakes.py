@@ -2,7 +2,9 @@
 
 import argparse
 import hashlib
+import os
 import resource
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,7 @@ class Fake:
     name = "fake"
     variables = ("z_500", "2t", "tp")
     step = np.timedelta64(6, "h")
+    block = 1
 
     def __init__(self, seed=1, grid=None, delay=0.0) -> None:
         self.grid, self.seed, self.delay = grid or grids.gaussian(8), seed, delay
@@ -40,9 +43,9 @@ class Fake:
             yield np.stack([self.field(start, member, step) for member in members])
 
 
-def make(system, out, members=7, part=(0, 1), lead=LEAD) -> Path:
+def make(system, out, members=7, part=(0, 1), lead=LEAD, batch=3) -> Path:
     """Two starts, three members computed together."""
-    return generate(system, STARTS, members, lead, out, 3, part, {"seed": system.seed})
+    return generate(system, STARTS, members, lead, out, batch, part, {"seed": system.seed})
 
 
 def fingerprint(store: Path) -> str:
@@ -58,10 +61,22 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def in_processes(count: int, work) -> int:
+    """work((i, count)) in `count` children of this process, which spares them the imports; 0 if all went well."""
+    children = []
+    for i in range(count):
+        if not (child := os.fork()):
+            work((i, count))
+            os._exit(0)
+        children.append(child)
+    return max(os.waitpid(child, 0)[1] for child in children)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("out")
     parser.add_argument("--part", default="0/1")
+    parser.add_argument("--processes", type=int, help="so many share the work: children of this one, parts 0 to N - 1")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--memory", action="store_true", help="print the peaks after small, long and large ensembles")
     given = parser.parse_args()
@@ -70,6 +85,8 @@ if __name__ == "__main__":
         for members, steps in [(3, 2), (3, 60), (33, 2)]:
             make(system, f"{given.out}-{members}-{steps}", members, lead=steps * system.step)
             print(peak())
+    elif given.processes:
+        sys.exit(in_processes(given.processes, lambda part: make(Fake(delay=given.delay), given.out, part=part)))
     else:
         i, n = given.part.split("/")
         make(Fake(delay=given.delay), given.out, part=(int(i), int(n)))

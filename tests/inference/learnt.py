@@ -31,12 +31,12 @@ def checkpoint(folder: Path, config: Config, store: Store) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Part 0/2 of an ensemble; prints peaks of memory with larger ones.")
+    parser = argparse.ArgumentParser(description="An ensemble; prints peaks of memory with larger ones.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("out")
     given = parser.parse_args()
-    system = LearntSystem(given.folder / "checkpoint", Store.open(given.folder / "analysis.zarr"), micro_batch=3)
-    generate(system, STARTS, 7, LEAD, given.out, 3, (0, 2))
+    system = LearntSystem(given.folder / "checkpoint", Store.open(given.folder / "analysis.zarr"))
+    generate(system, STARTS, 7, LEAD, given.out, 3)
     for members, steps in [(2, 2), (2, 60), (30, 2)]:
         generate(system, STARTS, members, steps * system.step, f"{given.out}-{members}-{steps}", 3)
         print(peak())

@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def system(folder) -> LearntSystem:
-    return LearntSystem(folder / "checkpoint", Store.open(folder / "analysis.zarr"), micro_batch=3, device="cpu")
+    return LearntSystem(folder / "checkpoint", Store.open(folder / "analysis.zarr"), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +79,14 @@ def test_a_member_s_probability_is_what_the_head_says(system, folder) -> None:
     model = load_forecaster(folder / "checkpoint").eval()
     seen = []
     system.model.network.register_forward_hook(lambda module, given, out: seen.append(out[1].hidden[0].clone()))
-    list(system.forecast(start, [0, 1, 2], 1))
+    for member in range(3):
+        list(system.forecast(start, [member], 1))
     head = model.terms.heads["tp above 0p0005 0p001"]
     with torch.inference_mode():
-        expected = torch.sigmoid(seen[-1] @ head.read.weight.T + head.read.bias).movedim(-1, 1)
+        expected = torch.sigmoid(torch.cat(seen) @ head.read.weight.T + head.read.bias).movedim(-1, 1)
     np.testing.assert_allclose(states[:, 3:5], expected, rtol=1e-5)
     save_forecaster(folder / "plain", plain(model))
-    bare = LearntSystem(folder / "plain", Store.open(folder / "analysis.zarr"), micro_batch=3, device="cpu")
+    bare = LearntSystem(folder / "plain", Store.open(folder / "analysis.zarr"), device="cpu")
     assert np.array_equal(list(bare.forecast(start, [0, 1, 2], 1))[1], states[:, :3])
     assert bare.variables == ("z_500", "t_850", "tp") and "events" not in bare.settings
 

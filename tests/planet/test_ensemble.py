@@ -46,7 +46,7 @@ def analyses() -> Analyses:
 
 def test_the_perfect_model_continues_a_stored_trajectory(analyses):
     """From fields rounded to float32; a week later rounding would have grown, two days later it has not."""
-    system = planet.PhysicsSystem(analyses, "perfect", perturbed=False, member_batch=1)
+    system = planet.PhysicsSystem(analyses, "perfect", perturbed=False, block=1)
     states = np.stack([member[0] for member in system.forecast(START, [0], 8)])
     spread = analyses.data.std(axis=(0, 2), keepdims=True)
     departure = np.abs(states - analyses.data) / np.maximum(spread, 1e-12)
@@ -57,7 +57,7 @@ def test_the_perfect_model_continues_a_stored_trajectory(analyses):
 
 
 def test_members_are_the_same_bits_in_any_company(analyses):
-    system = planet.PhysicsSystem(analyses, member_batch=4)
+    system = planet.PhysicsSystem(analyses, block=4)
     several = list(system.forecast(START, [0, 2, 5], 2))
     for members in ([5], [2, 3], [5, 0]):
         for step, states in enumerate(system.forecast(START, members, 2)):
@@ -69,7 +69,7 @@ def test_members_are_the_same_bits_in_any_company(analyses):
 def test_perturbations_are_those_of_the_systems(analyses):
     """Learnt forecasts perturb states with `Perturbations`, physics its own state: the same initial fields."""
     members = [0, 1, 2]
-    first = next(planet.PhysicsSystem(analyses, seed=9, member_batch=3).forecast(START, members, 0))
+    first = next(planet.PhysicsSystem(analyses, seed=9, block=3).forecast(START, members, 0))
     states = planet.Perturbations(seed=9).perturb(analyses.data[:1], np.array([START]), START, members)[:, 0]
     for k, name in enumerate(planet.variables):
         scale = np.abs(first[:, k]).max()
@@ -77,7 +77,7 @@ def test_perturbations_are_those_of_the_systems(analyses):
 
 
 def test_both_physics_start_alike_and_part(analyses):
-    runs = [list(planet.PhysicsSystem(analyses, name, member_batch=2).forecast(START, [0, 1], 8))
+    runs = [list(planet.PhysicsSystem(analyses, name, block=2).forecast(START, [0, 1], 8))
             for name in ("perfect", "imperfect")]  # fmt: skip
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
     assert np.abs(runs[0][8][:, PHI] - runs[1][8][:, PHI]).max() > 50
