@@ -8,6 +8,8 @@ specification, `sharding_indexed`, index at the end); an absent chunk has both n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import google_crc32c
 import numpy as np
 from numcodecs import Blosc
@@ -29,16 +31,26 @@ def encode(chunks: np.ndarray, slots: int) -> bytes:
     Args:
         chunks: (C, G) float32, C <= slots, rows contiguous.
     """
+    parts = (_blosc.encode(np.ascontiguousarray(chunk, "<f4")) for chunk in chunks)
+    return b"".join(assemble(enumerate(parts), slots))
+
+
+def assemble(chunks: Iterable[tuple[int, bytes]], slots: int) -> list[bytes]:
+    """The pieces of a shard of `slots` inner chunks: those given as (slot, bytes), in this order, then the index."""
     index = np.full((slots, 2), _ABSENT, "<u8")
-    parts: list[bytes] = []
+    pieces: list[bytes] = []
     offset = 0
-    for i, chunk in enumerate(chunks):
-        part = _blosc.encode(np.ascontiguousarray(chunk, "<f4"))
-        index[i] = offset, len(part)
-        offset += len(part)
-        parts.append(part)
+    for slot, piece in chunks:
+        index[slot] = offset, len(piece)
+        offset += len(piece)
+        pieces.append(piece)
     table = index.tobytes()
-    return b"".join([*parts, table, google_crc32c.value(table).to_bytes(_CHECKSUM, "little")])
+    return [*pieces, table, checksum(table)]
+
+
+def checksum(data: bytes) -> bytes:
+    """CRC-32C, as Zarr's `crc32c` codec puts it behind what it covers."""
+    return int(google_crc32c.value(data)).to_bytes(_CHECKSUM, "little")
 
 
 def decode(shard: bytes, slots: int, out: np.ndarray) -> None:
@@ -47,8 +59,8 @@ def decode(shard: bytes, slots: int, out: np.ndarray) -> None:
     Raises:
         ForecastError: the shard is torn (its index does not match its checksum, or a chunk is short).
     """
-    table, checksum = shard[-16 * slots - _CHECKSUM : -_CHECKSUM], shard[-_CHECKSUM:]
-    if len(table) != 16 * slots or google_crc32c.value(table).to_bytes(_CHECKSUM, "little") != checksum:
+    table, crc = shard[-16 * slots - _CHECKSUM : -_CHECKSUM], shard[-_CHECKSUM:]
+    if len(table) != 16 * slots or checksum(table) != crc:
         raise ForecastError("torn shard")
     index = np.frombuffer(table, "<u8").reshape(slots, 2)
     for row, (offset, length) in zip(out, index.tolist(), strict=False):

@@ -1,13 +1,12 @@
 """A read-only view of a store: sharded Zarr v3 (or Zarr v2 by anemoi), states on a time axis.
 
-Reads go through zarr-python alone: a window of 3 dates x 20 variables x 2,048 points takes 1.8 CPU ms (the zarrs
-pipeline 1.1, TensorStore 0.4; `python scripts/bench_store.py`), beside training steps of hundreds.
+Chunks are read and decoded by `core/chunks.py`; `python scripts/bench_reader.py` compares that with other readers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ import xarray as xr
 import zarr
 
 from forecast.core import variables as names
+from forecast.core.chunks import Selection, open_states
 from forecast.core.errors import ForecastError
 from forecast.core.grids import Grid, from_points
 from forecast.core.times import format_duration, format_time, parse_duration, parse_time
@@ -42,6 +42,7 @@ class Store:
         self.path = path
         self._group = group
         self._data = cast(Any, group["data"])
+        self._states = open_states(path / "data", self._data)
         self.attrs: dict[str, Any] = dict(group.attrs)
         self.variables = tuple(self.attrs["variables"])
         self.dates: np.ndarray = self._array("dates").astype("datetime64[s]")
@@ -184,21 +185,47 @@ class Store:
         return int(ratio)
 
     def read(
-        self, times: int | slice | np.ndarray, variables: Sequence[str] | None = None, member: int = 0
+        self,
+        times: int | slice | np.ndarray,
+        variables: Sequence[str] | None = None,
+        member: int = 0,
+        points: slice | None = None,
     ) -> np.ndarray:
         """States as (T, V, G) float32 in the units of the variables; NaN at missing dates.
 
         Args:
-            times: positions on the time axis; contiguous or evenly stepped ones are read in one go.
+            times: positions on the time axis.
             variables: names, in the order wanted; all of them if absent.
             member: ensemble member, from 0.
+            points: a range of grid points; all of them if absent.
+
+        Raises:
+            ForecastError: a variable that the store does not hold; a file that is torn or damaged.
         """
-        times = _as_slice(times)
-        if isinstance(times, slice):
-            states = self._data[times, :, member, :]
-        else:
-            states = self._data.oindex[times, slice(None), member, slice(None)]
-        return states if variables is None else states[:, self.position(variables)]
+        what = self.select(variables, member, points)
+        positions = np.arange(self.dates.size)[times] if isinstance(times, slice) else np.atleast_1d(times)
+        states = np.empty((len(positions), *what.shape), np.float32)
+        for time, state in zip(positions.tolist(), states, strict=True):
+            self.fill(time, what, state)
+        return states
+
+    def select(self, variables: Sequence[str] | None = None, member: int = 0, points: slice | None = None) -> Selection:
+        """What `fill` reads of each date; see `read`."""
+        positions = range(len(self.variables)) if variables is None else self.position(variables)
+        first, last, _ = (points or slice(None)).indices(int(self._data.shape[3]))
+        return self._selections(tuple(positions), member, first, last)
+
+    @cached_property
+    def _selections(self) -> Any:
+        @lru_cache(maxsize=32)
+        def select(positions: tuple[int, ...], member: int, first: int, last: int) -> Selection:
+            return self._states.select(positions, member, slice(first, last))
+
+        return select
+
+    def fill(self, time: int, what: Selection, out: np.ndarray) -> None:
+        """Read one date at position `time` (from 0) into `out` (V, g) float32 of any strides; safe in threads."""
+        self._states.fill(time % self.dates.size, what, out)
 
     def to_xarray(self) -> xr.Dataset:
         """A lazy dataset with one named variable each, (time, [number,] latitude, longitude) or (..., values)."""
@@ -238,16 +265,3 @@ def _frequency(attrs: dict[str, Any], dates: np.ndarray) -> np.timedelta64:
     if dates.size < 2:
         raise ForecastError("a store with a single date must state its `frequency`")
     return dates[1] - dates[0]
-
-
-def _as_slice(times: int | slice | np.ndarray) -> slice | np.ndarray:
-    """Evenly stepped positions as a slice, which zarr reads without sorting and scattering."""
-    if isinstance(times, slice):
-        return times
-    if isinstance(times, int | np.integer):
-        return slice(int(times), int(times) + 1)
-    times = np.asarray(times, dtype=np.int64)
-    steps = np.diff(times)
-    if times.size and (times.size == 1 or (steps[0] > 0 and np.all(steps == steps[0]))):
-        return slice(int(times[0]), int(times[-1]) + 1, int(steps[0]) if steps.size else 1)
-    return times

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from forecast.core.times import format_duration
 
-CHUNK_BYTES = 8 << 20
+PART_BYTES = 256 << 10
+"""What an eighth of a field of one variable may take before variables get chunks of their own (docs/data.md)."""
+PARTS = 8
+"""Pieces of the grid that a rank can read alone."""
 INCIDENTAL = ("title", "made_by")
 """Attributes that may change without the store being another one."""
 
@@ -30,6 +33,10 @@ class Layout:
         constant: variables that the source gives once for all dates.
         members: size of the ensemble axis.
         dates_per_shard: dates that one slab, and one file, holds.
+        variables_per_chunk, points_per_chunk: of an inner chunk; chosen by the size of a state if absent.
+        compression, level: of Blosc, with byte shuffle; `none` for plain bytes.
+        keep_bits: variable -> bits of the mantissa that are kept, rounded to nearest; all 23 for the rest.
+        climatology: variables with a climatology of the calendar day and hour.
         tendencies: steps whose differences get statistics, multiples of the frequency.
         period: first and last date of the statistics; all dates if absent.
         allow_nan: missing values within fields are accepted.
@@ -47,6 +54,12 @@ class Layout:
     constant: tuple[str, ...] = ()
     members: int = 1
     dates_per_shard: int = 64
+    variables_per_chunk: int | None = None
+    points_per_chunk: int | None = None
+    compression: Literal["lz4", "zstd", "none"] = "lz4"
+    level: int = 1
+    keep_bits: dict[str, int] = field(default_factory=dict)
+    climatology: tuple[str, ...] = ()
     tendencies: tuple[np.timedelta64, ...] = ()
     period: tuple[np.datetime64, np.datetime64] | None = None
     allow_nan: bool = False
@@ -86,12 +99,14 @@ class Layout:
         steps = {format_duration(s): int(s / self.frequency) for s in sorted({self.frequency, *self.tendencies})}
         return {name: n for name, n in steps.items() if n < len(self.dates)}
 
-    def chunking(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Inner chunk: one date, all variables, one member, at most 8 MiB of the grid; shard: one slab."""
+    def chunking(self) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
+        """Shapes of an inner chunk (one date and member) and of a shard (one slab), whole chunks in a shard."""
         _, v, members, g = self.shape
-        pieces = -(-v * g * 4 // CHUNK_BYTES)
-        points = -(-g // pieces)
-        return (1, v, 1, points), (self.dates_per_shard, v, members, points * pieces)
+        small = v * g * 4 <= PARTS * PART_BYTES
+        points = min(g, self.points_per_chunk or (g if small else -(-g // PARTS)))
+        rows = min(v, self.variables_per_chunk or max(1, PART_BYTES // (4 * points)))
+        shard = (self.dates_per_shard, -(-v // rows) * rows, members, -(-g // points) * points)
+        return (1, rows, 1, points), shard
 
     def attributes(self) -> dict[str, Any]:
         """The attributes of the store, those that anemoi knows under its names."""
@@ -114,14 +129,32 @@ class Layout:
             "field_shape": list(self.field_shape),
             "resolution": None,
             "allow_nans": self.allow_nan,
+            **({"kept_mantissa_bits": self.keep_bits} if self.keep_bits else {}),
             **self.provenance,
         }
 
     def fingerprint(self) -> str:
         """A hash of all of this but for `INCIDENTAL` attributes: the same for stores of the same data."""
         telling = {key: value for key, value in self.attributes().items() if key not in INCIDENTAL}
-        text = json.dumps([telling, self.dates_per_shard, self.strides], sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=16)
-        for array in (self.dates.astype("int64"), self.latitudes, self.longitudes):
+        return self._hash([telling, self.dates_per_shard, self.strides, *self._storage()], self.dates)
+
+    def slab_key(self, slab: int, stamp: str = "") -> str:
+        """A hash of all that the bytes and moments of one slab depend on; `stamp` tells the state of its source."""
+        where = self.slabs[slab]
+        flags = [self.present[where].tolist(), self.in_period(where).tolist()]
+        what = [self.variables, self.constant, self.members, self.allow_nan, self.dates_per_shard, self.strides]
+        units = [self.metadata[name].get("units") for name in self.variables]
+        return self._hash([what, units, flags, stamp, *self._storage()], self.dates[where])
+
+    def _storage(self) -> list[Any]:
+        """What of the storage is not as it always was, so that stores of before keep their fingerprint."""
+        usual = (self.compression, self.level, self.keep_bits, self.climatology) == ("lz4", 1, {}, ())
+        plain = [] if usual else [self.compression, self.level, self.keep_bits, self.climatology]
+        chosen = self.variables_per_chunk or self.points_per_chunk
+        return plain + ([self.variables_per_chunk, self.points_per_chunk] if chosen else [])
+
+    def _hash(self, telling: Any, dates: np.ndarray) -> str:
+        digest = hashlib.blake2b(json.dumps(telling, sort_keys=True).encode(), digest_size=16)
+        for array in (dates.astype("int64"), self.latitudes, self.longitudes):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

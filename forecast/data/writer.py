@@ -1,51 +1,62 @@
-"""Writes a store slab by slab, so that it can be killed at any moment and goes on to the same bytes.
+"""A store in the making: begun, gone on with after any kill, brought up to date, and put in its place when whole.
 
-A slab is the dates of one shard, so no two writers ever touch one file. Until `finish` everything lies in the
-folder `PATH.partial`: `store`, which is renamed to PATH at last, and `slabs`, a small file for each finished slab
-with its moments, from which the statistics of the whole are merged in the order of time.
+Until `finish` everything lies in the folder `PATH.partial`: `store`, which is renamed to PATH at last, and records of
+the finished slabs, from whose moments the statistics of the whole are merged in the order of time. A finished store
+keeps these records (`.slabs.npz`), so that an update takes over every slab that is still right.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import ZarrUserWarning
 
 from forecast.core.errors import ForecastError
-from forecast.core.times import format_duration, format_time
+from forecast.core.times import format_duration
 from forecast.data import statistics
 from forecast.data.layout import INCIDENTAL, Layout
+from forecast.data.records import Kept, key_of, load
+from forecast.data.slabs import DiskError, SlabWriter, clear_write_errors
 from forecast.data.statistics import Moments
 
-
-class DiskError(ForecastError):
-    """The disk refuses: what was finished stays, and the same run goes on from there."""
+__all__ = ["DiskError", "Layout", "StoreWriter"]
+RECORDS = ".slabs.npz"
+"""Keys, presence and moments of all slabs, within a finished store."""
 
 
 class StoreWriter:
-    """Writes the slabs of one store, in any order and from several threads.
+    """One store that is being written.
 
     Attributes:
         path: where the store will lie.
         layout: what it holds.
+        slabs: writes the slabs; it may be sent to other processes.
         complete: it is there already, made from the same layout; nothing to do.
-        todo: numbers of the slabs that are still to be written.
     """
 
-    def __init__(self, path: str | Path, layout: Layout) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        layout: Layout,
+        stamps: Sequence[str] = (),
+        update: bool = False,
+        renew: Collection[int] = (),
+    ) -> None:
         """Begin a store, or go on with one that an earlier run left unfinished.
+
+        Args:
+            stamps: one for each slab, saying in which state its source is; slabs of another stamp are written anew.
+            update: take over what is right of a store that lies there, and replace it when this one is finished.
+            renew: slabs that are written anew in any case.
 
         Raises:
             ForecastError: another store lies there, or another process writes it; no date to make statistics of.
@@ -53,14 +64,18 @@ class StoreWriter:
         """
         self.path, self.layout = Path(path), layout
         self.partial = self.path.with_name(self.path.name + ".partial")
-        self._store, self._records = self.partial / "store", self.partial / "slabs"
+        self.slabs = SlabWriter(self.path, self.partial, layout)
+        plain = stamps or [""] * len(layout.slabs)
+        self._stamps = [stamp + " renewed" * (k in renew) for k, stamp in enumerate(plain)]
+        self._keys = [layout.slab_key(k, stamp) for k, stamp in enumerate(self._stamps)]
+        self._plain_keys = [layout.slab_key(k, stamp) for k, stamp in enumerate(plain)]
         if not layout.counted.any():
             raise ForecastError(f"{path}: no date lies in the period of the statistics (data.train)")
-        self.complete = self.path.exists()
         fingerprint = layout.fingerprint()
-        with _clear_write_errors(self.path):
+        self._recover()
+        self.complete = self.path.exists() and self._is_same(fingerprint, update) and not renew
+        with clear_write_errors(self.path):
             if self.complete:
-                self._check_same(fingerprint)
                 shutil.rmtree(self.partial, ignore_errors=True)
             else:
                 self._begin(fingerprint)
@@ -70,36 +85,23 @@ class StoreWriter:
         """Numbers of the slabs that are still to be written, in order."""
         if self.complete:
             return []
-        return [k for k in range(len(self.layout.slabs)) if not self._record(k).exists()]
+        return [k for k, key in enumerate(self._keys) if key_of(self.slabs.record(k)) != key]
+
+    @property
+    def borders_todo(self) -> list[int]:
+        """Numbers of the slabs whose tendencies from the slab before are still to be recorded (`slabs.border`)."""
+        if self.complete or not self.layout.strides:
+            return []
+        later = range(1, len(self._keys))
+        return [k for k in later if key_of(self.slabs.border_record(k)) != self.slabs.border_key(k, self._keys)]
+
+    def stamp(self, slab: int) -> str:
+        """The state of the source of a slab."""
+        return self._stamps[slab]
 
     def write(self, slab: int, states: np.ndarray) -> None:
-        """Write the states (t, V, G) or (t, V, members, G) of one slab.
-
-        Rows of missing dates become NaN; a date whose values are all NaN, but for constant fields, is recorded as
-        missing.
-
-        Raises:
-            ForecastError: wrong shape; a NaN or an infinite value where none is allowed.
-        """
-        where = self.layout.slabs[slab]
-        states = np.asarray(states, np.float32)
-        if states.ndim == 3:
-            states = states[:, :, None]
-        expected = (where.stop - where.start, *self.layout.shape[1:])
-        if states.shape != expected:
-            raise ForecastError(f"{self.path}: slab {slab} has shape {states.shape}, expected {expected}")
-        present = self.layout.present[where]
-        finite = np.isfinite(states).all(axis=3)
-        moving = [name not in self.layout.constant for name in self.layout.variables]
-        for t in np.flatnonzero(present & ~finite[:, moving].any(axis=(1, 2))):
-            present[t] = not np.isnan(states[t, moving]).all()
-        if not present.all():
-            states = np.where(present[:, None, None, None], states, np.float32(np.nan))
-        self._check_values(states, finite, present, where)
-        moments = self._moments(states, present & self.layout.in_period(where))
-        with _clear_write_errors(self.path):
-            self._array[where] = states
-            _save(self._record(slab), present, moments)
+        """Write the states of one slab; see `SlabWriter.write`."""
+        self.slabs.write(slab, states, self._stamps[slab])
 
     def finish(self) -> Path:
         """Record the statistics, rename the store to its place, and return that.
@@ -111,22 +113,18 @@ class StoreWriter:
             return self.path
         if todo := self.todo:
             raise ForecastError(f"{self.path}: {len(todo)} slabs are still to be written, the first is {todo[0]}")
-        group = zarr.open_group(self._store, mode="r+")
-        with _clear_write_errors(self.path):
-            records = [_load(self._record(k)) for k in range(len(self.layout.slabs))]
-            present = np.concatenate([p for p, _ in records])
-            merged = self._merge(group, [moments for _, moments in records], present)
-            for name, moments in merged.items():
-                prefix = "" if name == "states" else f"statistics_tendencies_{name}_"
-                for kind, values in moments.named().items():
-                    _small(group, prefix + kind, values, "variable")
-            group.attrs["missing_dates"] = [str(date) for date in self.layout.dates[~present]]
-            group.attrs["constant_fields"] = self._constant_fields(merged)
-            for stray in self._store.rglob("*.partial"):  # zarr's own temporary files, left by a kill
-                stray.unlink()
-            os.replace(self._store, self.path)
-            self.close()
-            shutil.rmtree(self.partial)
+        for slab in self.borders_todo:
+            self.slabs.border(slab)
+        group = zarr.open_group(self.slabs.store, mode="r+")
+        with clear_write_errors(self.path):
+            records = [load(self.slabs.record(k)) for k in range(len(self._keys))]
+            borders = [load(self.slabs.border_record(k)) for k in range(1, len(records)) if self.layout.strides]
+            present = np.concatenate([record.present for record in records])
+            parts = [record.moments for record in records] + [border.moments for border in borders]
+            merged = {name: statistics.merge([p[name] for p in parts if name in p]) for name in parts[0]}
+            self._write_statistics(group, merged, present)
+            Kept.of(self.slabs, self._plain_keys, records, borders).write(self.slabs.store / RECORDS)
+            self._put_in_place()
         self.complete = True
         return self.path
 
@@ -136,88 +134,111 @@ class StoreWriter:
             self._lock.close()
 
     def abandon(self) -> None:
-        """Remove what has been written: the input is bad, and no half-made store shall stay."""
+        """Remove what has been written, unless a slab is finished, which the next run may go on from."""
         if not self.complete:
             self.close()
-            shutil.rmtree(self.partial, ignore_errors=True)
+            if len(self.todo) == len(self._keys):
+                shutil.rmtree(self.partial, ignore_errors=True)
 
-    def _check_same(self, fingerprint: str) -> None:
+    def _is_same(self, fingerprint: str, update: bool) -> bool:
         try:
             there = dict(zarr.open_group(self.path, mode="r").attrs)
         except (OSError, ValueError, KeyError):
             raise ForecastError(f"{self.path} exists and is no store: remove it, or set another store.path") from None
-        if there.get("fingerprint") == fingerprint:
-            return
+        if there.get("fingerprint") == fingerprint or update:
+            return there.get("fingerprint") == fingerprint
         mine = self.layout.attributes()
         others = [key for key in mine if key not in (*INCIDENTAL, "missing_dates") and mine[key] != there.get(key)]
         raise ForecastError(
             f"{self.path} exists and was made from something else (other {', '.join(others) or 'chunks or points'}): "
-            f"remove it, or set another store.path"
+            f"bring it up to date with --update, remove it, or set another store.path"
         )
 
     def _begin(self, fingerprint: str) -> None:
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.partial / "lock").open("w")  # held until this process ends, however it ends
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ForecastError(f"another process is writing {self.path}: wait until it is done") from None
-        plan = self._records / "fingerprint"
-        if plan.is_file() and plan.read_text() == fingerprint:
+        self._lock = _locked(self.partial, self.path)  # held until this process ends, however it ends
+        begun = self.partial / "fingerprint"
+        if begun.is_file() and begun.read_text() == fingerprint:
             return
-        shutil.rmtree(self._records, ignore_errors=True)
-        self._records.mkdir()
-        layout = self.layout
-        group = zarr.open_group(self._store, mode="w", zarr_format=3)
+        for folder in ("slabs", "borders"):
+            (self.partial / folder).mkdir(exist_ok=True)
+        if self.path.exists():
+            self._take_over()
+        self._drop_stale()
+        self._create(fingerprint)
+        begun.write_text(fingerprint)
+
+    def _create(self, fingerprint: str) -> None:
+        """Metadata and axes of the store; shards that lie there stay."""
+        layout, store = self.layout, self.slabs.store
+        for stale in (*store.glob("*/zarr.json"), *store.glob("zarr.json")):
+            stale.unlink()
+        group = zarr.open_group(store, mode="a", zarr_format=3)
         group.attrs.update({**layout.attributes(), "fingerprint": fingerprint})
         chunks, shards = layout.chunking()
+        compressors: list[Any] = [Crc32cCodec()]
+        if layout.compression != "none":
+            blosc = BloscCodec(
+                typesize=4, cname=layout.compression, clevel=layout.level, shuffle="shuffle", blocksize=0
+            )
+            compressors.insert(0, blosc)
         group.create_array("data", shape=layout.shape, dtype="float32", chunks=chunks, shards=shards,
-                           compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"), fill_value=np.nan,
+                           compressors=compressors, fill_value=np.nan,
                            dimension_names=("time", "variable", "ensemble", "values"))  # fmt: skip
         _small(group, "dates", layout.dates.astype("datetime64[s]"), "time")
         _small(group, "latitudes", layout.latitudes.astype(np.float64), "values")
         _small(group, "longitudes", layout.longitudes.astype(np.float64), "values")
-        plan.write_text(fingerprint)
 
-    def _record(self, slab: int) -> Path:
-        return self._records / f"{slab:08d}.npz"
+    def _take_over(self) -> None:
+        """Shards and records of the store in place whose slabs have not changed; they are linked, not copied."""
+        if not (self.path / RECORDS).is_file():
+            return
+        kept = Kept.read(self.path / RECORDS)
+        for k, key in enumerate(self._keys[: len(kept.keys)]):
+            if kept.keys[k] == key != key_of(self.slabs.record(k)):
+                new = self.slabs.shard(k)
+                new.parent.mkdir(parents=True, exist_ok=True)
+                new.unlink(missing_ok=True)
+                _link(self.path / new.relative_to(self.slabs.store), new)
+                kept.restore_slab(k, self.slabs.record(k))
+                if k and kept.border_keys[k - 1] == self.slabs.border_key(k, self._keys):
+                    kept.restore_border(k, self.slabs.border_record(k))
 
-    @cached_property
-    def _array(self) -> Any:
-        return cast(Any, zarr.open_group(self._store, mode="r+")["data"])
+    def _drop_stale(self) -> None:
+        """Remove what an unfinished run for another layout left and this one cannot use."""
+        for shard in (self.slabs.store / "data/c").glob("*"):
+            k = int(shard.name)
+            if k >= len(self._keys) or key_of(self.slabs.record(k)) != self._keys[k]:
+                shutil.rmtree(shard)
+                self.slabs.record(k).unlink(missing_ok=True)
 
-    def _check_values(self, states: np.ndarray, finite: np.ndarray, present: np.ndarray, where: slice) -> None:
-        for t, v, m in np.argwhere(present[:, None, None] & ~finite):
-            field = states[t, v, m]
-            infinite = int(np.isinf(field).sum())
-            if not infinite and self.layout.allow_nan:
-                continue
-            name, date = self.layout.variables[v], format_time(self.layout.dates[where][t])
-            if infinite:
-                raise ForecastError(f"{name} at {date}: {infinite} of {field.size} values are infinite")
-            raise ForecastError(
-                f"{name} at {date}: {int(np.isnan(field).sum())} of {field.size} values are missing (NaN); "
-                f"leave the variable out, or set store.allow_nan if that is right (sst over land)"
-            )
+    def _recover(self) -> None:
+        """Finish the exchange of two stores that a kill broke off between its two renames."""
+        aside = self.path.with_name(self.path.name + ".replaced")
+        if aside.exists():
+            with _locked(self.partial, self.path):
+                if not self.path.exists():
+                    os.replace(self.slabs.store, self.path)
+                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(self.partial, ignore_errors=True)
 
-    def _moments(self, states: np.ndarray, keep: np.ndarray) -> dict[str, Moments]:
-        within = {name: statistics.of_tendencies(states, keep, n) for name, n in self.layout.strides.items()}
-        return {"states": statistics.of_states(states, keep), **within}
+    def _put_in_place(self) -> None:
+        for stray in self.slabs.store.rglob("*.partial"):  # temporary files, left by a kill
+            stray.unlink()
+        aside = self.path.with_name(self.path.name + ".replaced")
+        if self.path.exists():
+            os.replace(self.path, aside)
+        os.replace(self.slabs.store, self.path)
+        self.close()
+        shutil.rmtree(self.partial)
+        shutil.rmtree(aside, ignore_errors=True)
 
-    def _merge(self, group: zarr.Group, records: list[dict[str, Moments]], present: np.ndarray) -> dict[str, Moments]:
-        """All slabs together, and the tendencies across their borders, which no slab could see."""
-        counted = present & self.layout.in_period(slice(None))
-        data = cast(Any, group["data"])
-        reach = max(self.layout.strides.values(), default=0)
-        for slab, record in zip(self.layout.slabs[1:], records[1:], strict=True):
-            before = max(0, slab.start - reach)
-            around = slice(before, min(slab.stop, slab.start + reach))
-            states, keep, first = data[around], counted[around], slab.start - before
-            for name, n in self.layout.strides.items():
-                across = slice(0, first + n)
-                over = statistics.of_tendencies(states[across], keep[across], n, first)
-                record[name] = statistics.merge([record[name], over])
-        return {name: statistics.merge([r[name] for r in records]) for name in records[0]}
+    def _write_statistics(self, group: zarr.Group, merged: dict[str, Moments], present: np.ndarray) -> None:
+        for name, moments in merged.items():
+            prefix = "" if name == "states" else f"statistics_tendencies_{name}_"
+            for kind, values in moments.named().items():
+                _small(group, prefix + kind, values, "variable")
+        group.attrs["missing_dates"] = [str(date) for date in self.layout.dates[~present]]
+        group.attrs["constant_fields"] = self._constant_fields(merged)
 
     def _constant_fields(self, merged: dict[str, Moments]) -> list[str]:
         tendency = merged.get(format_duration(self.layout.frequency))
@@ -228,33 +249,30 @@ class StoreWriter:
 
 
 def _small(group: zarr.Group, name: str, values: np.ndarray, dimension: str) -> None:
-    """One array in one chunk."""
+    """One array in one chunk, with a checksum."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
         group.create_array(name, data=values, chunks=values.shape, dimension_names=(dimension,), overwrite=True)
 
 
-def _save(path: Path, present: np.ndarray, moments: dict[str, Moments]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, present=present, **{name: part.array() for name, part in moments.items()})
-    os.replace(temporary, path)
-
-
-def _load(path: Path) -> tuple[np.ndarray, dict[str, Moments]]:
-    with np.load(path, allow_pickle=False) as file:
-        return file["present"], {name: Moments(*file[name]) for name in file.files if name != "present"}
-
-
-@contextmanager
-def _clear_write_errors(path: Path) -> Iterator[None]:
-    """What the disk refuses, as one line."""
+def _locked(folder: Path, path: Path) -> TextIO:
+    """The lock of an unfinished store, which one process holds at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("w")
     try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
-            raise
-        reason = os.strerror(error.errno)
-        advice = "mend that and run again, finished slabs are kept"
-        raise DiskError(f"cannot write {path}: {reason}; {advice}") from None
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ForecastError(f"another process is writing {path}: wait until it is done") from None
+    return lock
+
+
+def _link(old: Path, new: Path) -> None:
+    """The same file under another name; a copy where the disk knows no links."""
+    try:
+        os.link(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(old, new)

@@ -104,7 +104,7 @@ def test_a_store_that_is_there_is_kept_and_another_is_not_overwritten(tmp_path: 
     again = StoreWriter(tmp_path / "a.zarr", plan)
     assert again.complete and again.todo == [] and again.finish() == tmp_path / "a.zarr"
     assert StoreWriter(tmp_path / "a.zarr", replace(plan, provenance={"title": "another"})).complete
-    with pytest.raises(ForecastError, match=r"made from something else \(other shape, end_date, .*\): remove it"):
+    with pytest.raises(ForecastError, match=r"made from something else \(other shape, end_date, .*\): bring it up"):
         StoreWriter(tmp_path / "a.zarr", layout(dates=23))
     with pytest.raises(ForecastError, match=r"made from something else \(other chunks or points\)"):
         StoreWriter(tmp_path / "a.zarr", layout(dates_per_shard=6))
@@ -115,7 +115,13 @@ def test_an_unfinished_store_of_another_layout_is_begun_anew(tmp_path: Path) -> 
     write(tmp_path / "a.zarr", layout(), states(layout()), [0, 1]).close()
     plan = layout(dates=12)
     writer = StoreWriter(tmp_path / "a.zarr", plan)
-    assert writer.todo == [0, 1, 2]
+    assert writer.todo == [2]  # the first ten dates are the same
+    assert StoreWriter(tmp_path / "b.zarr", plan).todo == [0, 1, 2]
+
+
+def test_what_an_unfinished_store_holds_of_other_points_is_thrown_away(tmp_path: Path) -> None:
+    write(tmp_path / "a.zarr", layout(), states(layout()), [0, 1]).close()
+    assert StoreWriter(tmp_path / "a.zarr", layout(longitudes=GRID.longitudes + 1.0)).todo == [0, 1, 2, 3, 4]
 
 
 def test_an_unfinished_store_cannot_be_opened(tmp_path: Path) -> None:
@@ -125,8 +131,10 @@ def test_an_unfinished_store_cannot_be_opened(tmp_path: Path) -> None:
         Store.open(tmp_path / "a.zarr")
     with pytest.raises(ForecastError, match="4 slabs are still to be written, the first is 1"):
         writer.finish()
-    writer.abandon()
-    assert not list(tmp_path.iterdir())
+    writer.abandon()  # what is finished stays
+    assert StoreWriter(tmp_path / "a.zarr", plan).todo == [1, 2, 3, 4]
+    StoreWriter(tmp_path / "b.zarr", plan).abandon()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr.partial"]
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
