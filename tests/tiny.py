@@ -18,8 +18,11 @@ DATES = np.datetime64("2001-01-01T00", "s") + np.arange(160) * np.timedelta64(6,
 GAPS = (40, 99)
 
 
-def make(folder: Path, error: float = 0.0) -> Path:
-    """A store whose waves travel east; `error` times a keyed noise is added to all but the constant field."""
+def make(folder: Path, error: float = 0.0, **changes: Any) -> Path:
+    """A store whose waves travel east; `error` times a keyed noise is added to all but the constant field.
+
+    `changes` are of the layout.
+    """
     missing = np.isin(np.arange(DATES.size), GAPS)
     metadata = {name: variables.metadata(name) for name in NAMES}
     layout = Layout(
@@ -33,6 +36,7 @@ def make(folder: Path, error: float = 0.0) -> Path:
         missing=missing,
         dates_per_shard=16,
         tendencies=(np.timedelta64(12, "h"),),
+        **changes,
     )
     writer = StoreWriter(folder / ("analysis.zarr" if error else "truth.zarr"), layout)
     states = _states(error)

@@ -96,7 +96,7 @@ class ChunkFormat:
                 return
         if len(data) != self.chunk_bytes:
             raise ValueError(f"{len(data)} bytes where {self.chunk_bytes} are expected")
-        np.frombuffer(out, np.uint8)[:] = np.frombuffer(data, np.uint8)  # type: ignore[arg-type]
+        np.frombuffer(out, np.uint8)[:] = np.frombuffer(data, np.uint8)
 
 
 def parse(folder: Path) -> ChunkFormat | None:

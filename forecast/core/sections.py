@@ -75,7 +75,8 @@ class DataSection(Section):
     forcings: tuple[Forcing, ...] = ("cos_latitude", "sin_latitude", "cos_longitude", "sin_longitude",
                                      "cos_julian_day", "sin_julian_day")  # fmt: skip
     normalisation: dict[str, Normalisation] = Field({}, description="variable -> method; mean-std for the rest")
-    prefetch: int = Field(2, ge=0, description="batches read ahead by a thread")
+    prefetch: int = Field(2, ge=0, description="batches read ahead")
+    workers: int = Field(2, ge=1, description="threads that read and decode")
 
 
 class Event(Section):

@@ -35,6 +35,21 @@ class Sample:
     key: int
 
 
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What is to be read for one sample.
+
+    Attributes:
+        states: (store, position of the date) of each state.
+        dates, from_analysis, key: as in `Sample`.
+    """
+
+    states: tuple[tuple[Store, int], ...]
+    dates: np.ndarray
+    from_analysis: bool
+    key: int
+
+
 class Dataset:
     """All windows of a period whose dates lie `data.step` apart and that contain no missing date.
 
@@ -44,6 +59,7 @@ class Dataset:
         truth: store of the states.
         analysis: store with the same dates, of the states that forecasts start from; None where truth serves.
         analysis_share: share of samples that start from the analysis, drawn by each sample's key.
+        points: the range of grid points that is read; all of them if absent.
 
     Raises:
         ForecastError: a variable that the store lacks, a step that is no multiple of its frequency, or an analysis
@@ -57,8 +73,10 @@ class Dataset:
         truth: Store,
         analysis: Store | None = None,
         analysis_share: float = 1.0,
+        points: slice | None = None,
     ) -> None:
         self.data, self.period, self.truth, self.analysis = data, period, truth, analysis
+        self.points = slice(*(points or slice(None)).indices(truth.grid.size)[:2])
         self.analysis_share = analysis_share if analysis is not None else 0.0
         self.variables = (*data.prognostic, *data.diagnostic)
         self._stride = truth.stride(data.step)
@@ -67,8 +85,9 @@ class Dataset:
         if analysis is not None:
             _check_pair(truth, analysis, self.variables)
             self._missing = truth.missing | analysis.missing
-        static = static_fields(truth, data.static)
-        self.forcings = Forcings(data.forcings, truth.grid.latitudes, truth.grid.longitudes, static)
+        static = static_fields(truth, data.static)[self.points]
+        places = truth.grid.latitudes[self.points], truth.grid.longitudes[self.points]
+        self.forcings = Forcings(data.forcings, *places, static)
 
     @lru_cache(maxsize=32)  # noqa: B019 - a dataset lives as long as its run
     def windows(self, rollout: int) -> np.ndarray:
@@ -93,19 +112,32 @@ class Dataset:
             )
         return windows
 
-    def read(self, first: int, rollout: int, key: int) -> Sample:
-        """The window of `rollout` steps whose first state lies at position `first`; each state is read once."""
+    def window(self, first: int, rollout: int, key: int) -> Window:
+        """What the window of `rollout` steps whose first state lies at position `first` consists of."""
         inputs = self.data.input_steps
         times = first + self._stride * np.arange(inputs + rollout)
         drawn = bool(seeding.uniform(seeding.key(key, "analysis"), 1)[0] < self.analysis_share)
-        from_analysis = drawn or self.analysis is None
-        if from_analysis and self.analysis is not None:
-            begin = self.analysis.read(times[:inputs], self.variables)
-            states = np.concatenate([begin, self.truth.read(times[inputs:], self.variables)])
-        else:
-            states = self.truth.read(times, self.variables)
-        dates = self.truth.dates[times]
-        return Sample(states, self.forcings(dates), dates, from_analysis, key)
+        begin = self.analysis if drawn and self.analysis is not None else self.truth
+        stores = (begin,) * inputs + (self.truth,) * rollout
+        return Window(tuple(zip(stores, times.tolist(), strict=True)), self.truth.dates[times],
+                      drawn or self.analysis is None, key)  # fmt: skip
+
+    def read(self, first: int, rollout: int, key: int) -> Sample:
+        """The window of `rollout` steps whose first state lies at position `first`; each state is read once."""
+        window = self.window(first, rollout, key)
+        states = np.empty((len(window.states), len(self.variables), self.points.stop - self.points.start), np.float32)
+        for (store, time), state in zip(window.states, states, strict=True):
+            self.fill(store, time, state)
+        return Sample(states, self.forcings(window.dates), window.dates, window.from_analysis, key)
+
+    def fill(self, store: Store, time: int, out: np.ndarray) -> None:
+        """One state into `out` (V, G) float32 of any strides; safe in threads."""
+        store.fill(time, store.select(self.variables, points=self.points), out)
+
+
+def grid_part(size: int, rank: int, ranks: int) -> slice:
+    """The points that the `rank`-th of `ranks` processes reads: even, in storage order, none left out."""
+    return slice(size * rank // ranks, size * (rank + 1) // ranks)
 
 
 def _check_pair(truth: Store, analysis: Store, variables: Sequence[str]) -> None:

@@ -1,20 +1,20 @@
-"""Batches on the device, read ahead by a thread."""
+"""Batches on the device, read ahead: threads read, decode and turn the states, and copy to the device meanwhile."""
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterable
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from forecast.data.batch import Batch
-from forecast.data.dataset import Dataset, Sample
+from forecast.data.dataset import Dataset, Sample, Window
 from forecast.data.sampler import Draw
 
 Loaded = tuple[Draw, Batch]
+_Arriving = tuple[Batch, torch.cuda.Event | None]
 
 
 def collate(samples: list[Sample], input_steps: int) -> Batch:
@@ -32,49 +32,99 @@ def collate(samples: list[Sample], input_steps: int) -> Batch:
 
 def load(dataset: Dataset, draw: Draw, device: torch.device | str = "cpu") -> Batch:
     """Read the windows of one update."""
-    firsts = dataset.windows(draw.rollout)[draw.windows]
-    samples = [dataset.read(int(first), draw.rollout, key) for first, key in zip(firsts, draw.keys, strict=True)]
-    return collate(samples, dataset.data.input_steps).to(device)
+    return next(batches(dataset, [draw], device, prefetch=0))[1]
 
 
 def batches(
-    dataset: Dataset, draws: Iterable[Draw], device: torch.device | str = "cpu", prefetch: int = 2
+    dataset: Dataset, draws: Iterable[Draw], device: torch.device | str = "cpu", prefetch: int = 2, workers: int = 2
 ) -> Generator[Loaded, None, None]:
-    """Each draw with its batch, in order; a thread keeps up to `prefetch` batches ready (0 reads in line).
+    """Each draw with its batch, in order; threads keep up to `prefetch` batches ready or in the making.
 
-    An error in the thread is raised here, in the place of its batch. Closing the generator ends the thread.
+    Memory holds `prefetch` batches and the one that was handed out. An error in a thread is raised here, in the place
+    of its batch. Closing the generator ends the threads.
+
+    Args:
+        dataset: where windows are read; with `points`, only that part of the grid.
+        draws: what to read; those of a rank of several (`Draw.part`).
+        device: where the batches are wanted.
+        prefetch: 0 reads a batch when it is asked for.
+        workers: threads.
     """
-    loaded = ((draw, load(dataset, draw, device)) for draw in draws)
-    return _ahead(loaded, prefetch) if prefetch else loaded
-
-
-def _ahead(items: Iterable[Loaded], depth: int) -> Generator[Loaded, None, None]:
-    """`items` in order, made by a thread that keeps at most `depth` ready."""
-    ready: queue.Queue[Loaded | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: Loaded | BaseException | None) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                return ready.put(item, timeout=0.1)
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # raised where the batch is taken
-            put(error)
-
-    thread = threading.Thread(target=work, name="loader", daemon=True)
-    thread.start()
+    reader = _Reader(dataset, torch.device(device), workers)
+    pending: deque[tuple[Draw, Future[_Arriving]]] = deque()
+    rest = iter(draws)
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        while True:
+            while len(pending) < max(prefetch, 1) and (draw := next(rest, None)) is not None:
+                pending.append((draw, reader.begin(draw)))
+            if not pending:
+                return
+            draw, batch = pending.popleft()
+            if prefetch and (after := next(rest, None)) is not None:
+                pending.append((after, reader.begin(after)))
+            yield draw, reader.arrived(*batch.result())
     finally:
-        stop.set()
-        thread.join()
+        for _, batch in pending:
+            batch.cancel()
+        reader.close()
+
+
+class _Reader:
+    """Fills batches with the states of their windows, each state a task of its own."""
+
+    def __init__(self, dataset: Dataset, device: torch.device, workers: int) -> None:
+        self._dataset, self._device = dataset, device
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        self._cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self._cuda else None
+
+    def begin(self, draw: Draw) -> Future[_Arriving]:
+        """Start to read the windows of one update."""
+        firsts = self._dataset.windows(draw.rollout)[draw.windows]
+        windows = [
+            self._dataset.window(int(first), draw.rollout, key) for first, key in zip(firsts, draw.keys, strict=True)
+        ]
+        points, times = self._dataset.points, self._dataset.data.input_steps + draw.rollout
+        shape = (len(windows), times, points.stop - points.start)
+        states = torch.empty((*shape, len(self._dataset.variables)), pin_memory=self._cuda)
+        forcings = torch.empty((*shape, self._dataset.forcings.size), pin_memory=self._cuda)
+        parts = [self._pool.submit(self._forcings, window, forcings[b].numpy()) for b, window in enumerate(windows)]
+        for window, into in zip(windows, states.numpy(), strict=True):
+            for (store, time), state in zip(window.states, into, strict=True):
+                parts.append(self._pool.submit(self._dataset.fill, store, time, state.T))
+        # behind its parts in the queue, so that it never waits for what no thread is free to do
+        return self._pool.submit(self._assemble, windows, states, forcings, parts)
+
+    def _forcings(self, window: Window, out: np.ndarray) -> None:
+        out[:] = self._dataset.forcings(window.dates)
+
+    def _assemble(
+        self, windows: list[Window], states: torch.Tensor, forcings: torch.Tensor, parts: list[Future[None]]
+    ) -> _Arriving:
+        for part in parts:
+            part.result()
+        batch = Batch(
+            states=states,
+            forcings=forcings,
+            dates=np.stack([window.dates for window in windows]),
+            starts_from_analysis=torch.tensor([window.from_analysis for window in windows]),
+            keys=tuple(window.key for window in windows),
+            input_steps=self._dataset.data.input_steps,
+        )
+        if self._stream is None:
+            return batch.to(self._device), None
+        with torch.cuda.stream(self._stream):  # from pinned memory, beside what the device computes
+            return batch.to(self._device), self._stream.record_event()
+
+    def arrived(self, batch: Batch, copied: torch.cuda.Event | None) -> Batch:
+        """The batch, whose copy to the device the current stream waits for before it uses it."""
+        if copied is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(copied)
+            for tensor in (batch.states, batch.forcings, batch.starts_from_analysis):
+                tensor.record_stream(current)
+        return batch
+
+    def close(self) -> None:
+        """End the threads; what they have not begun is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +27,15 @@ class Draw:
     rollout: int
     windows: np.ndarray
     keys: tuple[int, ...]
+
+    def part(self, rank: int, ranks: int) -> Draw:
+        """The samples of the `rank`-th of `ranks` groups of processes; those of one ensemble or grid share a rank.
+
+        Groups may get different numbers of samples (sizes differ by one at most), none where there are more groups.
+        """
+        size = len(self.keys)
+        mine = slice(size * rank // ranks, size * (rank + 1) // ranks)
+        return replace(self, windows=self.windows[mine], keys=self.keys[mine])
 
 
 def draw(seed: int, update: int, *, batch_size: int, windows: int, rollout: int, since: int = 0) -> Draw:

@@ -89,7 +89,9 @@ class Trainer:
         with (
             monitor.running(total),
             stop_signals() as stop,
-            closing(batches(self.data, draws, self.device, self.config.data.prefetch)) as loaded,
+            closing(
+                batches(self.data, draws, self.device, self.config.data.prefetch, self.config.data.workers)
+            ) as loaded,
         ):
             for place, batch in loaded:
                 if place.epoch != epoch:

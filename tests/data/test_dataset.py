@@ -85,13 +85,8 @@ def test_the_analysis_is_chosen_by_key_in_the_share_asked_for(pair: tuple[Store,
 
 def test_each_state_is_read_once(pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     data, seen = dataset(pair, share=1.0), []
-    read = Store.read
-
-    def noted(self: Store, times: np.ndarray, *rest: Any) -> np.ndarray:
-        seen.extend(times)
-        return read(self, times, *rest)
-
-    monkeypatch.setattr(Store, "read", noted)
+    fill = Store.fill
+    monkeypatch.setattr(Store, "fill", lambda self, time, *rest: (seen.append(time), fill(self, time, *rest)))
     data.read(7, 3, key=1)
     assert sorted(seen) == [7, 8, 9, 10, 11]
 
