@@ -63,6 +63,12 @@ class ChunkFormat:
         """The file with these coordinates."""
         return self.folder / (self.prefix + self.separator.join(map(str, file)))
 
+    def place(self, v: int, member: int, g: int) -> tuple[tuple[int, ...], int]:
+        """The file, but for its dates, in which a chunk lies, and its place among the chunks of one date there."""
+        _, v_file, m_file, g_file = self.per_file
+        place = ((v % v_file) * m_file + member % m_file) * g_file + g % g_file
+        return (v // v_file, member // m_file, g // g_file), place
+
     def index(self, tail: bytes, path: Path) -> np.ndarray:
         """(slots, 2) offsets and lengths of the chunks of a shard, from its last `index_bytes`.
 

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,13 +27,20 @@ OPEN_FILES = 128
 
 @dataclass(frozen=True)
 class Part:
-    """What one chunk of a date contributes: its place in the file, runs of rows (output, chunk), columns of both."""
+    """What one chunk of a date contributes: its place in the file, runs of rows (output, chunk), columns taken."""
 
     place: int
     rows: tuple[tuple[slice, slice], ...]
-    into: slice
     taken: slice
     whole: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The chunks that make up some columns of the output, file by file."""
+
+    columns: slice
+    files: tuple[tuple[tuple[int, ...], tuple[Part, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Selection:
     variables: tuple[int, ...]
     member: int
     points: slice
-    files: tuple[tuple[tuple[int, ...], tuple[Part, ...]], ...] = ()
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,20 +135,22 @@ class FileStates:
     def select(self, variables: tuple[int, ...], member: int, points: slice) -> Selection:
         """See `States`."""
         layout, wanted = self.layout, np.asarray(variables, int)
-        _, v_file, m_file, g_file = layout.per_file
-        files: dict[tuple[int, ...], list[Part]] = {}
+        bands = []
         for v in np.unique(wanted // layout.rows).tolist():
             into = np.flatnonzero(wanted // layout.rows == v)
-            rows = _runs(into, wanted[into] - v * layout.rows)
-            all_rows = len(rows) == 1 and rows[0][1] == slice(0, layout.rows)
-            for g in range(points.start // layout.columns, -(-points.stop // layout.columns)):
-                begin = g * layout.columns
-                first, last = max(points.start, begin), min(points.stop, begin + layout.columns)
-                place = ((v % v_file) * m_file + member % m_file) * g_file + g % g_file
-                columns = slice(first - points.start, last - points.start), slice(first - begin, last - begin)
-                part = Part(place, rows, *columns, all_rows and last - first == layout.columns)
-                files.setdefault((v // v_file, member // m_file, g // g_file), []).append(part)
-        return Selection(variables, member, points, tuple((key, tuple(parts)) for key, parts in files.items()))
+            bands.append((v, _runs(into, wanted[into] - v * layout.rows)))
+        pieces = []
+        for g in range(points.start // layout.columns, -(-points.stop // layout.columns)):
+            begin = g * layout.columns
+            first, last = max(points.start, begin), min(points.stop, begin + layout.columns)
+            files: dict[tuple[int, ...], list[Part]] = {}
+            for v, rows in bands:
+                file, place = layout.place(v, member, g)
+                whole = rows[0][1] == slice(0, layout.rows) and last - first == layout.columns
+                files.setdefault(file, []).append(Part(place, rows, slice(first - begin, last - begin), whole))
+            columns = slice(first - points.start, last - points.start)
+            pieces.append(Piece(columns, tuple((file, tuple(parts)) for file, parts in files.items())))
+        return Selection(variables, member, points, tuple(pieces))
 
     def fill(self, time: int, what: Selection, out: np.ndarray) -> None:
         """See `States`.
@@ -148,20 +158,32 @@ class FileStates:
         Raises:
             ForecastError: a file is torn or damaged.
         """
+        turned = out.strides[-1] != out.itemsize
+        for piece in what.pieces:
+            target = out[:, piece.columns]
+            if not turned:
+                self._fill(time, piece, target)
+                continue
+            # all rows of some columns first, then turned at once: single rows would be scattered over the output
+            block = np.frombuffer(self._buffer("turn", 4 * target.size), "<f4").reshape(target.shape)
+            self._fill(time, piece, block)
+            target[:] = block
+
+    def _fill(self, time: int, piece: Piece, out: np.ndarray) -> None:
         dates, *rest = self.layout.per_file
-        begin = time % dates * int(np.prod(rest))
-        for where, parts in what.files:
+        begin = time % dates * prod(rest)
+        for where, parts in piece.files:
             file = self._file((time // dates, *where))
             places = file.places(begin, parts) if file else [(ABSENT, 0, part) for part in parts]
             for offset, _, part in reversed(places):
                 if offset != ABSENT:
                     break
                 for rows, _ in part.rows:
-                    out[rows, part.into] = self.layout.fill
+                    out[rows] = self.layout.fill
             for run in _side_by_side(places):
-                self._fill(file, run, out)
+                self._read(file, run, out)
 
-    def _fill(self, file: Any, run: list[tuple[int, int, Part]], out: np.ndarray) -> None:
+    def _read(self, file: Any, run: list[tuple[int, int, Part]], out: np.ndarray) -> None:
         """Read chunks that lie side by side, and decode each."""
         begin, end = run[0][0], run[-1][0] + run[-1][1]
         data = self._buffer("read", end - begin)
@@ -175,13 +197,13 @@ class FileStates:
     def _decode(self, data: memoryview, part: Part, out: np.ndarray) -> None:
         layout = self.layout
         if part.whole:
-            target = out[part.rows[0][0], part.into]
+            target = out[part.rows[0][0]]
             if target.flags.c_contiguous:
                 return layout.decode(data, target)
         chunk = np.frombuffer(self._buffer("chunk", layout.chunk_bytes), "<f4").reshape(layout.rows, layout.columns)
         layout.decode(data, chunk)
         for rows, inside in part.rows:
-            out[rows, part.into] = chunk[inside, part.taken]
+            out[rows] = chunk[inside, part.taken]
         return None
 
     def _file(self, key: tuple[int, ...]) -> _File | None:

@@ -116,11 +116,12 @@ class Dataset:
         """What the window of `rollout` steps whose first state lies at position `first` consists of."""
         inputs = self.data.input_steps
         times = first + self._stride * np.arange(inputs + rollout)
-        drawn = bool(seeding.uniform(seeding.key(key, "analysis"), 1)[0] < self.analysis_share)
-        begin = self.analysis if drawn and self.analysis is not None else self.truth
+        begin = self.truth
+        if self.analysis is not None and seeding.uniform(seeding.key(key, "analysis"), 1)[0] < self.analysis_share:
+            begin = self.analysis
         stores = (begin,) * inputs + (self.truth,) * rollout
         return Window(tuple(zip(stores, times.tolist(), strict=True)), self.truth.dates[times],
-                      drawn or self.analysis is None, key)  # fmt: skip
+                      begin is not self.truth or self.analysis is None, key)  # fmt: skip
 
     def read(self, first: int, rollout: int, key: int) -> Sample:
         """The window of `rollout` steps whose first state lies at position `first`; each state is read once."""

@@ -11,10 +11,12 @@ import numpy as np
 
 from forecast.core.times import format_duration
 
-PART_BYTES = 256 << 10
-"""What an eighth of a field of one variable may take before variables get chunks of their own (docs/data.md)."""
+SMALL_STATE = 512 << 10
+"""States up to this many bytes are one chunk; larger ones are cut, as measured (docs/data.md)."""
 PARTS = 8
-"""Pieces of the grid that a rank can read alone."""
+"""Pieces of the grid, each of which a rank can read alone."""
+CHUNK_BYTES = 256 << 10
+"""Variables share a chunk up to this size."""
 INCIDENTAL = ("title", "made_by")
 """Attributes that may change without the store being another one."""
 
@@ -102,9 +104,9 @@ class Layout:
     def chunking(self) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
         """Shapes of an inner chunk (one date and member) and of a shard (one slab), whole chunks in a shard."""
         _, v, members, g = self.shape
-        small = v * g * 4 <= PARTS * PART_BYTES
-        points = min(g, self.points_per_chunk or (g if small else -(-g // PARTS)))
-        rows = min(v, self.variables_per_chunk or max(1, PART_BYTES // (4 * points)))
+        points = min(g, self.points_per_chunk or (g if v * g * 4 <= SMALL_STATE else -(-g // PARTS)))
+        share = v if points == g else max(1, CHUNK_BYTES // (4 * points))
+        rows = min(v, self.variables_per_chunk or -(-v // -(-v // share)))  # cut evenly
         shard = (self.dates_per_shard, -(-v // rows) * rows, members, -(-g // points) * points)
         return (1, rows, 1, points), shard
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +14,9 @@ import torch
 from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset, Sample, Window
 from forecast.data.sampler import Draw
+
+_TASK = 2 << 20
+"""Bytes of states, of one window, that a thread takes on at a time."""
 
 Loaded = tuple[Draw, Batch]
 _Arriving = tuple[Batch, torch.cuda.Event | None]
@@ -69,11 +74,31 @@ def batches(
         reader.close()
 
 
+class _Memory:
+    """Arrays that are used again once nobody holds them: new memory costs a page fault for each 4 KB."""
+
+    def __init__(self) -> None:
+        self._arrays: list[np.ndarray] = []
+
+    def take(self, *shape: int) -> torch.Tensor:
+        """A float32 tensor with values of before in it."""
+        self._arrays = [array for array in self._arrays if array.shape == shape or sys.getrefcount(array) > _FREE]
+        for array in self._arrays:
+            if array.shape == shape and sys.getrefcount(array) == _FREE:
+                return torch.from_numpy(array)
+        self._arrays.append(np.empty(shape, np.float32))
+        return torch.from_numpy(self._arrays[-1])
+
+
+_FREE = 3
+"""References to an array that only `_Memory` holds: its list, the loop over it, and the count's own."""
+
+
 class _Reader:
-    """Fills batches with the states of their windows, each state a task of its own."""
+    """Fills batches with the states of their windows, several at a time."""
 
     def __init__(self, dataset: Dataset, device: torch.device, workers: int) -> None:
-        self._dataset, self._device = dataset, device
+        self._dataset, self._device, self._memory = dataset, device, _Memory()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
@@ -86,14 +111,24 @@ class _Reader:
         ]
         points, times = self._dataset.points, self._dataset.data.input_steps + draw.rollout
         shape = (len(windows), times, points.stop - points.start)
-        states = torch.empty((*shape, len(self._dataset.variables)), pin_memory=self._cuda)
-        forcings = torch.empty((*shape, self._dataset.forcings.size), pin_memory=self._cuda)
-        parts = [self._pool.submit(self._forcings, window, forcings[b].numpy()) for b, window in enumerate(windows)]
-        for window, into in zip(windows, states.numpy(), strict=True):
-            for (store, time), state in zip(window.states, into, strict=True):
-                parts.append(self._pool.submit(self._dataset.fill, store, time, state.T))
+        states = self._new(*shape, len(self._dataset.variables))
+        forcings = self._new(*shape, self._dataset.forcings.size)
+        parts = []
+        for window, into, beside in zip(windows, states.numpy(), forcings.numpy(), strict=True):
+            tasks = max(1, min(times, into.nbytes // _TASK))
+            cuts = [times * k // tasks for k in range(tasks + 1)]
+            parts += [self._pool.submit(self._states, window, into, *cut) for cut in itertools.pairwise(cuts)]
+            if forcings.numel():
+                parts.append(self._pool.submit(self._forcings, window, beside))
         # behind its parts in the queue, so that it never waits for what no thread is free to do
         return self._pool.submit(self._assemble, windows, states, forcings, parts)
+
+    def _new(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, pin_memory=True) if self._cuda else self._memory.take(*shape)
+
+    def _states(self, window: Window, out: np.ndarray, begin: int, end: int) -> None:
+        for (store, time), state in zip(window.states[begin:end], out[begin:end], strict=True):
+            self._dataset.fill(store, time, state.T)
 
     def _forcings(self, window: Window, out: np.ndarray) -> None:
         out[:] = self._dataset.forcings(window.dates)
