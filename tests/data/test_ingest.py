@@ -161,7 +161,7 @@ def test_the_planet_writes_truth_and_analysis(small_planet: Config) -> None:
     assert digest(small_planet.path(".")) == before
 
 
-def test_a_planet_that_blows_up_leaves_nothing(small_planet: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planet_that_blows_up_leaves_what_was_finished(small_planet: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(source: PlanetSource, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for k, (dates, truth, analysis) in enumerate(fake_archive(source, size)):
             if k == 2:
@@ -171,7 +171,10 @@ def test_a_planet_that_blows_up_leaves_nothing(small_planet: Config, monkeypatch
     monkeypatch.setattr(planet, "archive", broken)
     with pytest.raises(ForecastError, match="2048 of 2048 values are infinite"):
         ingest(small_planet)
-    assert not list(small_planet.path(".").glob("*.zarr*"))
+    assert not list(small_planet.path(".").glob("*.zarr"))
+    monkeypatch.setattr(planet, "archive", fake_archive)
+    truth, _ = ingest(small_planet)
+    assert Store.open(truth).dates.size == 60
 
 
 @pytest.mark.real
