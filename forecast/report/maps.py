@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -15,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
+from forecast.core.coastlines import coastlines
 from forecast.core.times import format_time
 from forecast.core.variables import split
 from forecast.report import style
@@ -124,12 +122,9 @@ def _background(ax: Axes, case: xr.Dataset, lat: np.ndarray, lon: np.ndarray, sh
             ax.contour(*at, ground, levels, colors="black", linewidths=0.3, linestyles="dotted")
 
 
-@cache
 def _coastlines(west: float) -> list[np.ndarray]:
     """(n, 2) longitude, latitude lines on the branch that begins at `west`, each drawn on both neighbours."""
-    packed = json.loads((Path(__file__).parent / "coastlines.json").read_text())["lines"]
-    lines = [np.array(line, float).reshape(-1, 2) / 100 for line in packed]
-    return [line + (turn, 0) for line in lines for turn in (0, 360)] if west >= 0 else lines
+    return [line + (turn, 0) for line in coastlines() for turn in ((0, 360) if west >= 0 else (0,))]
 
 
 def _branch(case: xr.Dataset) -> np.ndarray:
