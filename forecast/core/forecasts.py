@@ -4,7 +4,8 @@ One Zarr v3 group. A variable is a float32 array (init_time, number, lead_time, 
 (init_time, number, lead_time, values) where points form no rectangle; its shards hold one start, one member
 batch and one lead time, their inner chunks one member. Ledgers beside the arrays (core/ledger.py) list the
 units (start, member batch, step) that are there with all their variables; what they do not list is not
-there, whatever the arrays hold. `xarray.open_zarr(path)` needs no options.
+there, whatever the arrays hold. `xarray.open_zarr(path)` needs no options, nor do WeatherBench-X (which turns
+`time`, the time of validity (init_time, lead_time), into its `valid_time`) and earthkit-data.
 """
 
 from __future__ import annotations
@@ -143,23 +144,30 @@ class Forecasts(Layout):
         Raises:
             ForecastError: an unknown variable, members that are not finished, or damaged files.
         """
-        if variable not in self.variables:
-            raise ForecastError(f"{self.path} holds no `{variable}`, only {', '.join(self.variables)}")
-        if not self.units[start, :, lead].all():
-            raise ForecastError(
-                f"{self.path}: the forecast from {format_time(self.starts[start])} is not finished at lead time "
-                f"{_lead(self.leads[lead])}; run the same command again to complete it"
-            )
         out = np.empty((len(self.members), self.grid.size), np.float32)
         for batch in range(self.batches):
-            rows = out[batch * self.member_batch : (batch + 1) * self.member_batch]
-            file = self.path / self.shard(variable, (start, batch, lead))
-            try:
-                shards.decode(file.read_bytes(), self.member_batch, rows)
-            except (OSError, ForecastError) as error:
-                raise ForecastError(
-                    f"{file}: a finished field is damaged ({error}); remove the store and run again"
-                ) from None
+            out[batch * self.member_batch : (batch + 1) * self.member_batch] = self.read_unit(
+                variable, (start, batch, lead)
+            )
+        return out
+
+    def read_unit(self, variable: str, unit: Unit) -> np.ndarray:
+        """One member batch of one field: (members of the batch, G) float32; see `read`."""
+        if variable not in self.variables:
+            raise ForecastError(f"{self.path} holds no `{variable}`, only {', '.join(self.variables)}")
+        if not self.units[unit]:
+            raise ForecastError(
+                f"{self.path}: the forecast from {format_time(self.starts[unit[0]])} is not finished at lead time "
+                f"{_lead(self.leads[unit[2]])}; run the same command again to complete it"
+            )
+        out = np.empty((len(self.members_of(unit[1])), self.grid.size), np.float32)
+        file = self.path / self.shard(variable, unit)
+        try:
+            shards.decode(file.read_bytes(), self.member_batch, out)
+        except (OSError, ForecastError) as error:
+            raise ForecastError(
+                f"{file}: a finished field is damaged ({error}); remove the store and run again"
+            ) from None
         return out
 
     def to_xarray(self) -> xr.Dataset:
@@ -244,7 +252,7 @@ def _coordinates(layout: Layout) -> dict[str, tuple[tuple[str, ...], np.ndarray,
             leads,
             {"standard_name": "forecast_period", "units": "seconds", "dtype": "timedelta64[s]"},
         ),
-        "valid_time": (
+        "time": (
             ("init_time", "lead_time"),
             starts[:, None] + leads,
             clock | {"standard_name": "time", "long_name": "time of validity"},
@@ -255,7 +263,7 @@ def _coordinates(layout: Layout) -> dict[str, tuple[tuple[str, ...], np.ndarray,
 
 
 def _auxiliary(layout: Layout) -> str:
-    return "valid_time" if layout.grid.is_regular else "valid_time latitude longitude"
+    return "time" if layout.grid.is_regular else "time latitude longitude"
 
 
 def _about(name: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -70,16 +70,16 @@ def test_xarray_opens_plainly(tmp_path, grid) -> None:
         warnings.simplefilter("error")
         data = xr.open_zarr(tmp_path / "f.zarr")
     assert set(data.data_vars) == {"z_500", "2t"}
-    assert set(data.coords) == {"init_time", "number", "lead_time", "valid_time", "latitude", "longitude"}
-    assert data["z_500"].dims == plan.dims and data["valid_time"].dims == ("init_time", "lead_time")
+    assert set(data.coords) == {"init_time", "number", "lead_time", "time", "latitude", "longitude"}
+    assert data["z_500"].dims == plan.dims and data["time"].dims == ("init_time", "lead_time")
     assert data["z_500"].dtype == np.float32 and data["lead_time"].dtype.kind == "m"
     assert np.array_equal(data["2t"].values, values[1].reshape(data["2t"].shape))
-    assert (data.valid_time == data.init_time + data.lead_time).all()
+    assert (data.time == data.init_time + data.lead_time).all()
     assert np.array_equal(data.init_time.values, plan.starts) and np.array_equal(data.lead_time.values, plan.leads)
     assert data.attrs["Conventions"].startswith("CF-")
     names = {name: data[name].attrs.get("standard_name") for name in data.coords}
     assert names["init_time"] == "forecast_reference_time" and names["lead_time"] == "forecast_period"
-    assert names["number"] == "realization" and names["valid_time"] == "time"
+    assert names["number"] == "realization" and names["time"] == "time"
     assert data["z_500"].attrs["units"] == "m**2 s**-2" and data["z_500"].attrs["level"] == 500
     chunks = data["z_500"].encoding
     assert chunks["shards"][:3] == (1, 3, 1) and chunks["chunks"][:3] == (1, 1, 1)
