@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from forecast.core import config as configs
 from forecast.core import times
 from forecast.core.errors import ForecastError
 from forecast.core.progress import stdout
+from forecast.core.sections import OutputSection
 
 app = typer.Typer(
     help="Ensemble weather forecasting: archive -> store -> training -> ensembles -> scores.",
@@ -99,6 +100,34 @@ def run(
         raise ForecastError("give a config, or --checkpoint with --start and --out")
     for path in made:
         typer.echo(path)
+
+
+def _list(value: str | None) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in value.split(",")) if value else None
+
+
+@app.command()
+def export(
+    store: Annotated[Path, typer.Argument(help="a forecast store")],
+    to: Annotated[Path, typer.Option(help="file to write; its suffix says the format: .nc, .grib2")],
+    variables: Annotated[str | None, typer.Option(help="z_500,2t; z stands for all its levels")] = None,
+    starts: Annotated[str | None, typer.Option(help="2008-03-01T00, or FIRST..LAST")] = None,
+    members: Annotated[str | None, typer.Option(help="0,5..9")] = None,
+    leads: Annotated[str | None, typer.Option(help="24h,48h, or 0h..10d/24h")] = None,
+    area: Annotated[str | None, typer.Option(help="north,west,south,east")] = None,
+    products: Annotated[str | None, typer.Option(help="in place of members: mean,spread,q10,q90,'tp>0.001'")] = None,
+    packing: Annotated[str, typer.Option(help="of GRIB: ccsds, simple, or ieee (exact)")] = "ccsds",
+    bits: Annotated[int, typer.Option(min=1, max=32, help="of a packed GRIB value")] = 16,
+    grib: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="GRIB key, e.g. centre=ecmf")] = None,
+) -> None:
+    """Write a forecast store, or products of its ensemble, as NetCDF (CF) or GRIB2."""
+    from forecast.outputs.selection import parse_area
+    from pipelines import outputs
+
+    given: dict[str, Any] = {"variables": _list(variables), "leads": _list(leads), "members": _list(members)}
+    given |= {"area": parse_area(area) if area else None, "products": _list(products) or (), "packing": packing}
+    given |= {"bits": bits, "grib": dict(key.partition("=")[::2] for key in grib or ())}
+    typer.echo(outputs.write(store, to, configs.section(OutputSection, given, "export"), _list(starts)))
 
 
 @app.command()

@@ -11,7 +11,7 @@ from forecast.core.config import Config
 from forecast.core.store import Store
 from forecast.inference import ensemble
 from forecast.inference.share import Part
-from pipelines import systems
+from pipelines import outputs, systems
 
 
 def generate(config: Config, part: Part = (0, 1)) -> list[Path]:
@@ -24,7 +24,7 @@ def generate(config: Config, part: Part = (0, 1)) -> list[Path]:
         part: (i, n), the i-th of n processes that share the work.
 
     Returns:
-        The paths of the forecast stores, the learnt one first.
+        The paths of the forecast stores, the learnt one first, and of the files of `forecast.outputs`.
 
     Raises:
         ForecastError: no checkpoint, starts without initial states, a store made with other settings, a full disk.
@@ -35,12 +35,13 @@ def generate(config: Config, part: Part = (0, 1)) -> list[Path]:
     learnt[0].check(starts)
     made: dict[str, tuple[ensemble.System, dict[str, Any]]] = {section.out: learnt}
     made |= {out: systems.physics(config, kind, analysis) for kind, out in section.physics.items()}
-    return [
+    stores = [
         ensemble.generate(
             system, starts, section.members, section.lead, config.path(out), section.member_batch, part, settings
         )
         for out, (system, settings) in made.items()
     ]
+    return stores + outputs.write_all(config, stores[0])
 
 
 def run(

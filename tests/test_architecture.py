@@ -16,9 +16,10 @@ ROOMS = {room: {room, *CHAIN[:place]} for place, room in enumerate(CHAIN)} | {
     "inference": {"inference", "core", "data", "models"},
     "verification": {"verification", "core"},
     "report": {"report", "core"},
+    "outputs": {"outputs", "core"},
 }
 ROOMS["training"] |= {"verification"}  # its numpy kernels score the validation forecasts
-WITHOUT_TORCH = ("core", "planet", "verification", "report")
+WITHOUT_TORCH = ("core", "planet", "verification", "report", "outputs")
 
 FILE_LINES, PIPELINE_LINES, FUNCTION_LINES = 350, 80, 60
 

@@ -6,7 +6,7 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -26,6 +26,7 @@ from forecast.core.sections import (
 
 _TAGS = {"planet", "grib", "netcdf", *KINDS}
 """kinds of sections, which pydantic puts between the keys of an error"""
+S = TypeVar("S", bound=Section)
 
 
 class Config(Section):
@@ -73,6 +74,14 @@ def parse(raw: dict[str, Any], where: str = "config", settings: tuple[str, ...] 
         _apply(raw, setting)
     try:
         return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ForecastError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def section(kind: type[S], raw: dict[str, Any], where: str) -> S:
+    """One section from plain data; see `load` for errors."""
+    try:
+        return kind.model_validate(raw)
     except ValidationError as error:
         raise ForecastError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
 

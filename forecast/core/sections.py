@@ -185,6 +185,19 @@ class Starts(Section):
         return np.arange(self.first, self.last + np.timedelta64(1, "s"), self.every.astype("timedelta64[s]"))
 
 
+class OutputSection(Section):
+    """A file made of a forecast store: all of it, or what is named (docs/outputs.md)."""
+
+    variables: tuple[str, ...] | None = Field(None, description="names; a short name stands for all its levels")
+    leads: tuple[str, ...] | None = Field(None, description="lead times or ranges: 24h, 0h..5d/12h")
+    members: tuple[int | str, ...] | None = Field(None, description="numbers or ranges: 0, 5..9")
+    area: tuple[float, float, float, float] | None = Field(None, description="north, west, south, east")
+    products: tuple[str, ...] = Field((), description="in place of members: mean, spread, min, max, q90, tp>0.001")
+    packing: Literal["simple", "ccsds", "ieee"] = Field("ccsds", description="of GRIB; ieee is exact")
+    bits: int = Field(16, ge=1, le=32, description="of a packed GRIB value")
+    grib: dict[str, int | str] = Field({}, description="further GRIB keys, e.g. centre")
+
+
 class ForecastSection(Section):
     """The ensembles to make."""
 
@@ -203,6 +216,7 @@ class ForecastSection(Section):
     physics: dict[Literal["perfect", "imperfect"], str] = Field(
         {}, description="planet only: settings -> forecast store"
     )
+    outputs: dict[str, OutputSection] = Field({}, description="file beside `out` (.nc, .grib2) -> what it holds")
 
 
 class VerificationSection(Section):

@@ -68,6 +68,17 @@ def test_parts_share_a_config(trained) -> None:
     assert (made / "finished-0-of-2.jsonl").stat().st_size == 0
 
 
+def test_outputs_are_written_by_the_part_that_finishes(trained, tmp_path) -> None:
+    files = {"a.grib2": {"variables": ["z_500"]}, "b.nc": {"products": ["mean", "tp>0.001"], "leads": ["1d"]}}
+    asked = config(trained, out=str(tmp_path / "parts.zarr"), outputs=files)
+    assert [path.name for path in generate(asked, (1, 2))] == ["parts.zarr"]
+    assert [path.name for path in generate(asked, (0, 2))] == ["parts.zarr", "a.grib2", "b.nc"]
+    with xr.open_dataset(tmp_path / "b.nc") as made, xr.open_zarr(tmp_path / "parts.zarr") as store:
+        mean = store["tp"].isel(lead_time=-1).mean("number", dtype="f8")
+        np.testing.assert_allclose(made["tp_mean"].isel(lead_time=0), mean, rtol=1e-6)
+    assert (tmp_path / "a.grib2").stat().st_size > 1000
+
+
 def test_forecasts_start_from_the_analysis_store_that_is_given(trained, tmp_path) -> None:
     arguments = (trained / "training/best", parse_starts(["2001-02-01"]), 1, DAY)
     for name in ("analysis", "truth"):
