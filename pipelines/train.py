@@ -74,6 +74,7 @@ def fields(data: DataSection, store: Store) -> Fields:
             for name, v in zip(predicted, store.position(predicted), strict=True)
         },
         normalisation=data.normalisation,
+        masked=data.masked,
         step=int(data.step / np.timedelta64(1, "s")),
         input_steps=data.input_steps,
     )

@@ -4,15 +4,57 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from forecast.core.sections import Section
 
 
+def _recomputed(value: Any) -> Any:
+    """Older configs say yes or no, and mean steps."""
+    return {True: "step", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
+
+Checkpointing = Annotated[Literal["none", "layer", "step", "both"], BeforeValidator(_recomputed)]
+"""what the gradient computes again instead of keeping it: the inside of each layer, of each rollout step"""
+
+
+class Residual(Section):
+    """The newest state that increments are added to, smoothed through a coarse grid: x_ref = Up(Down(x))."""
+
+    grid: str = Field(description="coarse grid by name, e.g. O32")
+    method: Literal["linear", "conservative", "gaussian"] = Field(
+        "linear", description="weights; conservative ones go down, and linear ones up again"
+    )
+    neighbours: int = Field(32, ge=1, description="of gaussian weights")
+    sigma: float | None = Field(None, gt=0, description="radians, of gaussian weights; the mean spacing if absent")
+    shown: bool = Field(False, description="the network reads x_ref as well")
+
+
+class Bound(Section):
+    """Limits of predicted variables, in physical units, which a network's output is brought within."""
+
+    variables: tuple[str, ...] = Field(min_length=1)
+    minimum: float | None = Field(None, description="of the variable, or of the fraction")
+    maximum: float | None = None
+    of: str | None = Field(None, description="a predicted variable; output is the fraction of it, e.g. cp of tp")
+    leak: float = Field(0.0, ge=0, lt=1, description="slope beyond the limits, so that a gradient passes")
+
+    @model_validator(mode="after")
+    def _has_limits(self) -> Bound:
+        if self.minimum is None and self.maximum is None:
+            raise ValueError("a bound needs `minimum` or `maximum`")
+        if self.minimum is not None and self.maximum is not None and not self.minimum < self.maximum:
+            raise ValueError(f"minimum={self.minimum:g} must lie below maximum={self.maximum:g}")
+        return self
+
+
 class GraphTransformerSection(Section):
-    """Graph transformer of the AIFS-CRPS kind: grid -> icosahedral mesh -> grid."""
+    """Graph transformer of the AIFS-CRPS kind: grid -> mesh -> grid (docs/aifs_crps.md)."""
 
     kind: Literal["graph_transformer"] = "graph_transformer"
+    blocks: Literal["compact", "full"] = Field(
+        "compact", description="full: transformer blocks of the mesh's width on the grid too, as published"
+    )
     mesh_refinement: int = Field(3, ge=0, le=7, description="icosahedral refinements: 3 = 642 nodes")
     mesh: str | None = Field(None, description="mesh by name (O96, HN32, ico5), in place of mesh_refinement")
     mesh_region: bool = Field(False, description="keep only mesh nodes near the grid (regional grids)")
@@ -20,8 +62,12 @@ class GraphTransformerSection(Section):
     heads: int = Field(4, ge=1)
     layers: int = Field(4, ge=1)
     mlp_ratio: float = Field(2.0, gt=0)
-    processor: Literal["graph", "dense"] = Field("graph", description="attention to mesh neighbours, or to all nodes")
-    grid_width: int = Field(64, ge=8, description="features per grid point, where most of the nodes are")
+    processor: Literal["graph", "window", "dense"] = Field(
+        "graph", description="attention to mesh neighbours, to nodes that are near in their order, or to all nodes"
+    )
+    window: int = Field(512, ge=1, description="nodes to each side, of processor: window")
+    qk_norm: bool = Field(False, description="norm queries and keys of window and of full graph attention")
+    grid_width: int = Field(64, ge=8, description="of compact blocks: features per grid point, where most nodes are")
     grid_heads: int = Field(4, ge=1)
     encoder_neighbours: int = Field(12, ge=1, description="nearest grid points that each mesh node reads")
     encoder_cutoff: float | None = Field(
@@ -34,11 +80,19 @@ class GraphTransformerSection(Section):
     noise_channels: int = Field(4, ge=1)
     noise_hidden: int = Field(32, ge=1)
     trainable_features: int = Field(8, ge=0, description="learnt numbers per node")
-    activation_checkpointing: bool = False
+    trainable_edges: int = Field(0, ge=0, description="learnt numbers per edge of full blocks")
+    units: Literal["tendency", "state"] = Field(
+        "tendency", description="of what the network adds: a variable's standard deviation, of its change or itself"
+    )
+    step_flag: tuple[float, float] = Field((1.0, 2.0), description="input of the first step, and of later ones")
+    residual: Residual | None = Field(None, description="smooth the state that increments are added to")
+    bounds: tuple[Bound, ...] = Field((), description="applied in order; other variables keep their physical minimum")
+    activation_checkpointing: Checkpointing = "none"
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> GraphTransformerSection:
-        for heads, width in (("heads", "width"), ("grid_heads", "grid_width")):
+        compact = [("grid_heads", "grid_width")] if self.blocks == "compact" else []
+        for heads, width in (("heads", "width"), *compact):
             if getattr(self, width) % getattr(self, heads):
                 given = f"model.{heads}={getattr(self, heads)} must divide model.{width}={getattr(self, width)}"
                 raise ValueError(given)

@@ -72,6 +72,9 @@ class DataSection(Section):
         (), description="predicted, not fed back (tp: the sum over the store's step that ends at the date)"
     )
     static: tuple[str, ...] = ()
+    masked: tuple[str, ...] = Field(
+        (), description="of the predicted ones: with gaps (sst over land), not scored there"
+    )
     forcings: tuple[Forcing, ...] = ("cos_latitude", "sin_latitude", "cos_longitude", "sin_longitude",
                                      "cos_julian_day", "sin_julian_day")  # fmt: skip
     normalisation: dict[str, Normalisation] = Field({}, description="variable -> method; mean-std for the rest")

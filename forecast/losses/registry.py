@@ -83,6 +83,11 @@ def entry(name: str) -> Entry:
     return _ENTRIES[_known(name, names(), "loss")]
 
 
+def has_option(name: str, option: str) -> bool:
+    """Whether the loss `name` takes `option`; ForecastError where there is no such loss."""
+    return option in inspect.signature(entry(name).make).parameters
+
+
 def transform(name: str) -> Callable[[Made], Made]:
     """Decorator of a transform of fields: losses that take a `transform` find it under `name`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,8 @@ from forecast.models import noise as noises
 from forecast.models.features import Features, Network
 from forecast.models.fields import Fields
 from forecast.models.normaliser import Normaliser
+from forecast.models.score import Score
 from forecast.models.terms import Step, Terms
-
-FROM_ANALYSIS, AUTOREGRESSIVE = 1.0, 2.0
 
 
 class Outcome(NamedTuple):
@@ -77,8 +77,7 @@ class Forecaster(nn.Module):
         self.network: Network = self._make_network()
         self.noise_shape = self.network.noise_shape
         self._register(_increments(fields, self.normalise), _lower(fields, self.normalise))
-        options = {"alpha": loss.alpha} if loss.name == "almost_fair_crps" else {}
-        self.score = losses.build({"name": loss.name, "reduction": "none", **options, **loss.options})
+        self.score = Score(loss, fields)
         self.terms = Terms(loss.terms, fields, self.network.hidden_width)
         self._taught_by: dict[str, Forecaster] = {}
         weights = losses.weights.from_section(loss, fields.variables, fields.areas, self.step_scale.double().numpy())
@@ -146,11 +145,13 @@ class Forecaster(nn.Module):
             (B, M, G, V) states one step later, physical units.
         """
         p = self.prognostic
-        past = self.normalise(window[..., :p])
+        past, present = self._imputed(self.normalise(window[..., :p]))
         flag = torch.full((len(window),), first, device=window.device)
         times = torch.full((len(window), 3), torch.nan, device=window.device) if times is None else times
         outcome = self._advance(list(past.unbind(2)), self._forcings(forcings), flag, times, noise)
         states = self.normalise.inverse(outcome.state)
+        if present is not None:
+            states = torch.cat([states[..., :p].where(present[:, :, -1], torch.nan), states[..., p:]], dim=-1)
         return torch.cat([states, self.terms.predict(outcome.features.hidden)], dim=-1) if events else states
 
     def training_loss(self, batch: Batch, members: int, noise_keys: Sequence[int]) -> dict[str, Tensor]:
@@ -167,7 +168,8 @@ class Forecaster(nn.Module):
             ForecastError: values that are not finite, or a batch that does not fit the fields.
         """
         self._check(batch)
-        states, forcings = self.normalise(batch.states), self._forcings(batch.forcings)
+        states, present = self._imputed(self.normalise(batch.states))
+        forcings = self._forcings(batch.forcings)
         inputs, teachers = self.fields.input_steps, self._teachers()
         past = [states[:, None, t, :, : self.prognostic] for t in range(inputs)]
         from_analysis, scores, further = batch.starts_from_analysis, [], []
@@ -176,7 +178,9 @@ class Forecaster(nn.Module):
             times = clock(batch.dates[:, inputs - 1 + s], s, states.device)
             given = (past, forcings[:, inputs - 1 + s], from_analysis, times)
             step, own, beside = self._observe(given, states[:, inputs + s], noise_keys, members, s)
-            scores.append(self._score(step))
+            if present is not None:
+                step = replace(step, members=step.members.where(present[:, None, inputs + s], 0.0))
+            scores.append(self.score(step.members, step.truth))
             with torch.no_grad():
                 same = {
                     name: (t.terms, t._observe(given, step.truth, noise_keys, members, s)[0]) for name, t in teachers
@@ -186,12 +190,6 @@ class Forecaster(nn.Module):
             past = [*past[1:], step.members[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
         return self._sum(torch.stack(scores).mean(dim=(0, 1)), further) | _means(shown)
-
-    def _score(self, step: Step) -> Tensor:
-        """(B, G, V) of one step; the absolute error of a lone member, which no fair score can rate."""
-        if step.members.shape[1] == 1:
-            return (step.members[:, 0] - step.truth).abs()
-        return self.score(step.members, step.truth)
 
     def _observe(
         self,
@@ -206,7 +204,7 @@ class Forecaster(nn.Module):
         It is recomputed for its gradient if so configured.
         """
         arguments = (*given, self._noise(keys, members, step), truth)
-        if self.section.activation_checkpointing and torch.is_grad_enabled():
+        if self.section.activation_checkpointing in ("step", "both", True) and torch.is_grad_enabled():
             outcome = checkpoint(self._advance, *arguments, use_reentrant=False)
         else:
             outcome = self._advance(*arguments)
@@ -230,6 +228,12 @@ class Forecaster(nn.Module):
         shown = {f"terms/{name}": part.detach() for name, part in parts.items()}
         return {"loss": loss, **dict(zip(names, area_means, strict=True)), **shown}
 
+    def _imputed(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Normalised states with zeros in gaps, and where there are none; the states alone where none may be."""
+        if not self.fields.masked:
+            return states, None
+        return states.nan_to_num(nan=0.0), ~states.isnan()
+
     def _forcings(self, forcings: Tensor) -> Tensor:
         """Static fields, the last columns, normalised."""
         static = len(self.fields.static)
@@ -249,10 +253,15 @@ class Forecaster(nn.Module):
                 f"batch of states {tuple(batch.states.shape)} with {batch.input_steps} input steps; the forecaster "
                 f"wants {shape[0]} points, {shape[1]} variables and {self.fields.input_steps} input steps"
             )
-        if not torch.isfinite(batch.states).all():
-            bad = (~torch.isfinite(batch.states)).any(dim=2).nonzero()[0].tolist()
-            name, date = self.fields.variables[bad[2]], batch.dates[bad[0], bad[1]]
-            raise ForecastError(f"`{name}` at {date} has missing values: variables with gaps cannot be forecast")
+        bad = ~torch.isfinite(batch.states)
+        if self.fields.masked:
+            bad[..., [self.fields.variables.index(name) for name in self.fields.masked]] = False
+        if bad.any():
+            at = bad.any(dim=2).nonzero()[0].tolist()
+            name, date = self.fields.variables[at[2]], batch.dates[at[0], at[1]]
+            raise ForecastError(
+                f"`{name}` at {date} has missing values: name it under data.masked if it always has gaps"
+            )
 
 
 def _means(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:

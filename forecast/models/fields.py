@@ -26,6 +26,7 @@ class Fields:
             the standard deviation of x(t + step) - x(t) and is asked of prognostic variables only.
         normalisation: variable -> method; mean-std for the rest.
         step: seconds of one forecast step. input_steps: states given to the forecaster.
+        masked: predicted variables with gaps (sst over land): read as zero there (normalised), and not scored.
     """
 
     prognostic: tuple[str, ...]
@@ -39,6 +40,7 @@ class Fields:
     forcings: tuple[str, ...] = ()
     normalisation: Mapping[str, str] = field(default_factory=dict)
     input_steps: int = 2
+    masked: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.latitudes) == len(self.longitudes) == len(self.areas):
@@ -46,6 +48,8 @@ class Fields:
         unknown = set(self.normalisation) - {*self.variables, *self.static}
         if unknown:
             raise ForecastError(f"normalisation names `{min(unknown)}`, which is no variable of this forecaster")
+        if not set(self.masked) <= set(self.variables):
+            raise ForecastError(f"data.masked names `{min(set(self.masked) - set(self.variables))}`, not predicted")
         for name in (*self.variables, *self.static):
             if self.normalisation.get(name, "mean-std") not in get_args(Normalisation):
                 raise ForecastError(f"normalisation of `{name}` must be one of {', '.join(get_args(Normalisation))}")
@@ -86,5 +90,6 @@ class Fields:
     def from_json(cls, plain: Mapping[str, Any]) -> Fields:
         """The inverse of `to_json`, also after a trip through a JSON file."""
         arrays = {name: np.array(plain[name], np.float64) for name in ("latitudes", "longitudes", "areas")}
-        tuples = {name: tuple(plain[name]) for name in ("prognostic", "diagnostic", "static", "forcings")}
+        names = ("prognostic", "diagnostic", "static", "forcings", "masked")
+        tuples = {name: tuple(plain.get(name, ())) for name in names}
         return cls(**{**plain, **arrays, **tuples})

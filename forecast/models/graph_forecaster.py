@@ -5,24 +5,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from forecast.core.grids import from_points
 from forecast.core.model_sections import GraphTransformerSection
+from forecast.core.sections import LossSection
 from forecast.models import graph as graphs
-from forecast.models.base import AUTOREGRESSIVE, FROM_ANALYSIS, Forecaster, Outcome, multiplies_in_half
+from forecast.models.base import Forecaster, Outcome, multiplies_in_half
+from forecast.models.bounding import Bounds
+from forecast.models.fields import Fields
 from forecast.models.graph_transformer import GraphTransformer
+from forecast.models.residual import Truncation
 
 
 class GraphForecaster(Forecaster):
-    """x(t + step) = x(t) + f(x(t), x(t - step), forcings, noise) for prognostic variables, f alone for diagnostic ones.
+    """x(t + step) = x_ref(t) + f(x(t), x(t - step), forcings, noise) for prognostic variables, f for diagnostic ones.
 
-    f is in units of each variable's tendency standard deviation. Variables with a physical minimum are kept above it.
+    x_ref is x, or x smoothed through a coarse grid. f is in units of each variable's standard deviation, of its
+    tendency or of itself. Variables with a physical minimum, or bounds of the config, are kept within them.
     """
 
     section: GraphTransformerSection
     network: GraphTransformer
+    unit: Tensor
+
+    def __init__(self, section: GraphTransformerSection, fields: Fields, loss: LossSection) -> None:
+        super().__init__(section, fields, loss)
+        p = self.prognostic
+        unit = self.step_scale if section.units == "tendency" else torch.ones(p)
+        self.register_buffer("unit", torch.cat([unit[:p], self.step_scale[p:]]), persistent=False)
+        grid = from_points(fields.latitudes, fields.longitudes) if section.residual else None
+        self.truncation = Truncation(section.residual, grid) if section.residual and grid else None
+        self.bounds = Bounds(section.bounds, fields, self.normalise)
+        self.lower[[v for columns in self.bounds.columns for v in columns]] = -torch.inf
 
     def _make_network(self) -> GraphTransformer:
         graph = graphs.build(self.fields.latitudes, self.fields.longitudes, self.section)
-        return GraphTransformer(self.section, graph, self.inputs, len(self.fields.variables))
+        shown = self.prognostic if self.section.residual and self.section.residual.shown else 0
+        return GraphTransformer(self.section, graph, self.inputs + shown, len(self.fields.variables))
 
     def _advance(
         self,
@@ -33,15 +51,26 @@ class GraphForecaster(Forecaster):
         noise: Tensor,
         truth: Tensor | None = None,
     ) -> Outcome:
-        members = max(state.shape[1] for state in past)
         newest, p = past[-1], self.prognostic
-        flag = torch.where(from_analysis, FROM_ANALYSIS, AUTOREGRESSIVE)[:, None, None, None]
-        changes = [(late - early) / self.step_scale[:p] for early, late in zip(past[:-1], past[1:], strict=True)]
-        inputs = [newest, *changes, forcings[:, None], flag.expand(-1, 1, newest.shape[2], 1)]
-        x = torch.cat([part.expand(-1, members, -1, -1) for part in inputs], dim=-1)
+        reference = newest if self.truncation is None else self.truncation(newest)
+        x = self._read(past, reference, forcings, from_analysis)
         half = multiplies_in_half(self.precision, x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             increment, features = self.network(x, noise)
-        base = torch.cat([newest, self.mean[p:].expand(*newest.shape[:-1], -1)], dim=-1)
-        state = torch.maximum(base + increment.float() * self.step_scale, self.lower)
+        base = torch.cat([reference, self.mean[p:].expand(*newest.shape[:-1], -1)], dim=-1)
+        state = torch.maximum(self.bounds(base + increment.float() * self.unit), self.lower)
         return Outcome(state, features, {})
+
+    def _read(self, past: list[Tensor], reference: Tensor, forcings: Tensor, from_analysis: Tensor) -> Tensor:
+        """(B, M or 1, G, inputs) what the network reads."""
+        members = max(state.shape[1] for state in past)
+        newest, first, later = past[-1], *self.section.step_flag
+        flag = torch.where(from_analysis, first, later)[:, None, None, None].expand(-1, 1, newest.shape[2], 1)
+        if self.section.units == "tendency":
+            pairs = zip(past[:-1], past[1:], strict=True)
+            earlier = [(late - early) / self.step_scale[: self.prognostic] for early, late in pairs]
+        else:
+            earlier = past[:-1]
+        shown = [reference] if self.section.residual and self.section.residual.shown else []
+        parts = [newest, *earlier, *shown, forcings[:, None], flag]
+        return torch.cat([part.expand(-1, members, -1, -1) for part in parts], dim=-1)

@@ -1,107 +1,35 @@
-"""Encoder, processor and decoder: grid -> icosahedral mesh -> grid, by attention (after Lang et al. 2026)."""
+"""The network: encoder, processor and decoder, grid -> mesh -> grid, by attention (after Lang et al. 2026)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from torch_geometric.data import HeteroData
 
 from forecast.core.model_sections import GraphTransformerSection
-from forecast.models import graph as graphs
-from forecast.models.attention import DenseAttention, NeighbourAttention
+from forecast.models import compact, full
 from forecast.models.features import Features, Network
-from forecast.models.noise import ConditionalLayerNorm, NoiseEmbedding
-
-
-def mlp(width: int, hidden: int) -> nn.Sequential:
-    """Linear, GELU, linear."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-
-
-class Encoder(nn.Module):
-    """Grid states -> features of grid points and mesh nodes; each mesh node attends to the grid points around it."""
-
-    def __init__(self, section: GraphTransformerSection, graph: HeteroData, inputs: int) -> None:
-        super().__init__()
-        width, wide = section.grid_width, section.width
-        self.embed = nn.Linear(inputs, width)
-        self.points = nn.Parameter(torch.zeros(graph["grid"].num_nodes, width))
-        self.nodes = nn.Parameter(torch.zeros(graph["mesh"].num_nodes, section.trainable_features))
-        self.positions: Tensor
-        self.register_buffer("positions", graph["mesh"].x, persistent=False)
-        self.embed_nodes = nn.Linear(3 + section.trainable_features, wide)
-        self.norm, self.norm_nodes, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(wide), nn.LayerNorm(wide)
-        table, edges = graphs.table(graph, graphs.ENCODER), graph[graphs.ENCODER].edge_attr
-        self.attention = NeighbourAttention(wide, width, wide, section.heads, table, edges)
-        self.mlp = mlp(wide, int(wide * section.mlp_ratio))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, G, grid_width) and (B, N, width) from (B, G, inputs)."""
-        points = nn.functional.gelu(self.embed(x) + self.points)
-        nodes = self.embed_nodes(torch.cat([self.positions, self.nodes], dim=-1))[None]
-        nodes = nodes + self.attention(self.norm_nodes(nodes), self.norm(points))
-        return points, nodes + self.mlp(self.norm_mlp(nodes))
-
-
-class ProcessorLayer(nn.Module):
-    """x += attention(CLN(x)); x += MLP(CLN(x)), the layer norms conditioned on noise."""
-
-    def __init__(self, section: GraphTransformerSection, graph: HeteroData) -> None:
-        super().__init__()
-        width = section.width
-        self.attention: DenseAttention | NeighbourAttention
-        if section.processor == "dense":
-            self.attention = DenseAttention(width, section.heads, graph["mesh"].x)
-        else:
-            table, edges = graphs.table(graph, graphs.PROCESSOR), graph[graphs.PROCESSOR].edge_attr
-            self.attention = NeighbourAttention(width, width, width, section.heads, table, edges)
-        self.norm_attention = ConditionalLayerNorm(width, section.noise_channels)
-        self.norm_mlp = ConditionalLayerNorm(width, section.noise_channels)
-        self.mlp = mlp(width, int(width * section.mlp_ratio))
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(B, N, width) -> (B, N, width); condition (B, N, C)."""
-        normed = self.norm_attention(x, condition)
-        x = x + self.attention(normed)
-        return x + self.mlp(self.norm_mlp(x, condition))
-
-
-class Decoder(nn.Module):
-    """Mesh features -> increments on the grid; each grid point attends to the mesh nodes around it."""
-
-    def __init__(self, section: GraphTransformerSection, graph: HeteroData, outputs: int) -> None:
-        super().__init__()
-        width, wide = section.grid_width, section.width
-        self.norm, self.norm_points = nn.LayerNorm(wide), nn.LayerNorm(width)
-        table, edges = graphs.table(graph, graphs.DECODER), graph[graphs.DECODER].edge_attr
-        self.attention = NeighbourAttention(width, wide, width, section.grid_heads, table, edges, outputs=2 * width)
-        self.skip = nn.Linear(width, 2 * width, bias=False)
-        self.head = nn.Linear(2 * width, outputs)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, points: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B * M, G, outputs) and the features that the head reads, (B * M, G, 2 grid_width).
-
-        From points (B or B * M, G, grid_width) and nodes (B * M, N, width).
-        """
-        points = self.norm_points(points)
-        hidden = self.attention(points, self.norm(nodes)).unflatten(0, (len(points), -1)) + self.skip(points)[:, None]
-        hidden = nn.functional.gelu(hidden.flatten(0, 1))
-        return self.head(hidden), hidden
+from forecast.models.noise import NoiseEmbedding
 
 
 class GraphTransformer(Network):
-    """The network: state on the grid and noise on the mesh -> increments on the grid, zero at the start."""
+    """State on the grid and noise on the mesh -> increments on the grid, zero at the start."""
 
     def __init__(self, section: GraphTransformerSection, graph: HeteroData, inputs: int, outputs: int) -> None:
         super().__init__()
+        blocks: Any = full if section.blocks == "full" else compact
         self.noise_shape = (graph["mesh"].num_nodes, section.noise_channels)
-        self.hidden_width = 2 * section.grid_width
-        self.encoder = Encoder(section, graph, inputs)
+        self.recompute = section.activation_checkpointing in ("layer", "both")
+        self.encoder = blocks.Encoder(section, graph, inputs)
         self.noise = NoiseEmbedding(section.noise_channels, section.noise_hidden)
-        self.layers = nn.ModuleList(ProcessorLayer(section, graph) for _ in range(section.layers))
-        self.decoder = Decoder(section, graph, outputs)
+        self.layers = nn.ModuleList(blocks.ProcessorLayer(section, graph) for _ in range(section.layers))
+        self.decoder = blocks.Decoder(section, graph, inputs, outputs)
+        self.hidden_width = self.decoder.hidden_width
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Features]:
         """(B, M, G, outputs) and features from x (B, M or 1, G, inputs) and noise (B, M, N, C).
@@ -109,16 +37,31 @@ class GraphTransformer(Network):
         Members that share their state (dimension 1) share the encoder's work.
         """
         samples, members = noise.shape[:2]
-        points, nodes = self.encoder(x.flatten(0, 1))
+        points, nodes = self._run(self.encoder, x.flatten(0, 1))
         latent = _per_member(nodes, samples * members)
         condition = self.noise(noise.flatten(0, 1))
         for layer in self.layers:
-            latent = layer(latent, condition)
+            latent = self._run(layer, latent, condition)
         latent = latent + _per_member(nodes, samples * members)
-        out, hidden, latent = (
-            part.unflatten(0, (samples, members)) for part in (*self.decoder(points, latent), latent)
-        )
-        return out, Features(hidden, latent)
+        out, hidden = self._run(self.decoder, points, latent)
+        shape = (samples, members)
+        return out.unflatten(0, shape), Features(hidden.unflatten(0, shape), latent.unflatten(0, shape))
+
+    def _run(self, part: Callable[..., Any], *inputs: Tensor) -> Any:
+        """What a part gives; its inside is computed again for the gradient if so configured."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(part, *inputs, use_reentrant=False, context_fn=partial(_keeping, kept_operators()))
+        return part(*inputs)
+
+
+def kept_operators() -> list[Any]:
+    """Operators whose results are small beside the work that they took: kept when the rest is computed again."""
+    own = torch.ops.forecast
+    return [getattr(own, name).default for name in ("slide", "mlp", "attend", "attend_edges")]
+
+
+def _keeping(operators: list[Any]) -> Any:
+    return create_selective_checkpoint_contexts(operators)
 
 
 def _per_member(x: Tensor, rows: int) -> Tensor:

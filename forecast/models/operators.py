@@ -22,7 +22,7 @@ def attend(query: Tensor, key_value: Tensor, bias: Tensor, gate: Tensor, table: 
     Args:
         query: (B, N, H, D), scaled. key_value: (B, S, 2, H, D). bias, gate: (N, H, K). table: (N, K) sources.
     """
-    return _attend(*_plain(query, key_value, bias, gate), table)[0]
+    return _attend(*plain(query, key_value, bias, gate), table)[0]
 
 
 def conditional_norm(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -31,10 +31,10 @@ def conditional_norm(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor)
     Args:
         x: (R, D). condition: (R, C). weight: (C, 2, D). bias: (2, D).
     """
-    return _conditional_norm(*_plain(x, condition, weight, bias))[0]
+    return _conditional_norm(*plain(x, condition, weight, bias))[0]
 
 
-def _plain(*tensors: Tensor) -> list[Tensor]:
+def plain(*tensors: Tensor) -> list[Tensor]:
     """float32 and contiguous, so that results and gradients have the strides that a compiler is told."""
     return [tensor.float().contiguous() for tensor in tensors]
 
@@ -97,7 +97,8 @@ def _to_modulation(grad: Tensor, to_scale: Tensor, condition: Tensor, weight: Te
     return to_condition, to_weight, torch.stack([to_scale.sum(0), grad.sum(0)])
 
 
-def _arrays(*tensors: Tensor) -> list[Any]:
+def arrays(*tensors: Tensor) -> list[Any]:
+    """As NumPy arrays without gaps."""
     return [tensor.contiguous().numpy() for tensor in tensors]
 
 
@@ -109,8 +110,8 @@ def _sums(parts: list[Any]) -> tuple[Tensor, Tensor]:
 @_attend.register_kernel("cpu")
 def _(query: Tensor, key_value: Tensor, bias: Tensor, gate: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     out, weight = torch.empty(query.shape), torch.empty(*query.shape[:3], table.shape[1])
-    rows = [*_arrays(query, key_value), weight.numpy(), out.numpy()]
-    kernels.over_rows(kernels.attend, rows, _arrays(bias, gate, table))
+    rows = [*arrays(query, key_value), weight.numpy(), out.numpy()]
+    kernels.over_rows(kernels.attend, rows, arrays(bias, gate, table))
     return out, weight
 
 
@@ -119,15 +120,15 @@ def _(
     grad: Tensor, query: Tensor, key_value: Tensor, weight: Tensor, gate: Tensor, table: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     to_query, to_key_value = torch.empty(query.shape), torch.empty(key_value.shape)
-    rows = [*_arrays(grad, query, key_value, weight), to_query.numpy(), to_key_value.numpy()]
-    return to_query, to_key_value, *_sums(kernels.over_rows(kernels.attend_backward, rows, _arrays(gate, table)))
+    rows = [*arrays(grad, query, key_value, weight), to_query.numpy(), to_key_value.numpy()]
+    return to_query, to_key_value, *_sums(kernels.over_rows(kernels.attend_backward, rows, arrays(gate, table)))
 
 
 @_conditional_norm.register_kernel("cpu")
 def _(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     out, moments = torch.empty(x.shape), torch.empty(len(x), 2)
-    rows = [*_arrays(x, condition), out.numpy(), moments.numpy()]
-    kernels.over_rows(kernels.conditional_norm, rows, _arrays(weight, bias))
+    rows = [*arrays(x, condition), out.numpy(), moments.numpy()]
+    kernels.over_rows(kernels.conditional_norm, rows, arrays(weight, bias))
     return out, moments
 
 
@@ -136,7 +137,7 @@ def _(
     grad: Tensor, x: Tensor, condition: Tensor, moments: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     to_x, to_scale = torch.empty(x.shape), torch.empty(x.shape)
-    rows = [*_arrays(grad, x, _modulation(condition, weight, bias, 0), moments), to_x.numpy(), to_scale.numpy()]
+    rows = [*arrays(grad, x, _modulation(condition, weight, bias, 0), moments), to_x.numpy(), to_scale.numpy()]
     kernels.over_rows(kernels.conditional_norm_backward, rows, [])
     return to_x, *_to_modulation(grad, to_scale, condition, weight)
 

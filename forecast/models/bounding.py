@@ -1,0 +1,65 @@
+"""Limits of predicted variables: of themselves, or as a fraction of another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from forecast.core.errors import ForecastError
+from forecast.core.model_sections import Bound
+from forecast.models.fields import Fields
+from forecast.models.normaliser import Normaliser
+
+
+class Bounds(nn.Module):
+    """Bounds of a config, applied in their order to normalised states.
+
+    A fraction's column holds min(max(x, minimum), maximum) times the total, in the total's physical units, so that cp
+    is never more than tp. With a leak the limits are soft: a slope remains beyond them.
+
+    Args:
+        bounds: of the config. fields: of the forecaster. normalise: of its variables.
+
+    Raises:
+        ForecastError: a variable that is not predicted, or one that is a fraction of itself.
+    """
+
+    def __init__(self, bounds: Sequence[Bound], fields: Fields, normalise: Normaliser) -> None:
+        super().__init__()
+        names = {*(name for bound in bounds for name in bound.variables), *(b.of for b in bounds if b.of)}
+        if not names <= set(fields.variables):
+            unknown = min(names - set(fields.variables))
+            raise ForecastError(f"model.bounds names `{unknown}`; predicted are {', '.join(fields.variables)}")
+        for bound in bounds:
+            if bound.of in bound.variables:
+                raise ForecastError(f"model.bounds: `{bound.of}` cannot be a fraction of itself")
+        self.bounds, self.normalise = tuple(bounds), normalise
+        self.columns = [[fields.variables.index(name) for name in bound.variables] for bound in bounds]
+        self.totals = [fields.variables.index(bound.of) if bound.of else None for bound in bounds]
+
+    def forward(self, state: Tensor) -> Tensor:
+        """(..., V) -> (..., V), normalised."""
+        for bound, columns, total in zip(self.bounds, self.columns, self.totals, strict=True):
+            low = -math.inf if bound.minimum is None else bound.minimum
+            high = math.inf if bound.maximum is None else bound.maximum
+            parts = list(state.unbind(-1))
+            for v in columns:
+                if total is None:
+                    parts[v] = _limited(parts[v], self._normalised(low, v), self._normalised(high, v), bound.leak)
+                else:
+                    fraction = _limited(parts[v], state.new_tensor(low), state.new_tensor(high), bound.leak)
+                    whole = torch.addcmul(self.normalise.offset[total], parts[total], self.normalise.scale[total])
+                    parts[v] = self._normalised(fraction * whole, v)
+            state = torch.stack(parts, dim=-1)
+        return state
+
+    def _normalised(self, x: Tensor | float, v: int) -> Tensor:
+        return (x - self.normalise.offset[v]) / self.normalise.scale[v]
+
+
+def _limited(x: Tensor, low: Tensor, high: Tensor, leak: float) -> Tensor:
+    inside = torch.minimum(torch.maximum(x, low), high)
+    return inside + leak * (x - inside) if leak else inside
