@@ -23,7 +23,7 @@ class Residual(Section):
 
     grid: str = Field(description="coarse grid by name, e.g. O32")
     method: Literal["linear", "conservative", "gaussian"] = Field(
-        "linear", description="weights; conservative ones go down, and linear ones up again"
+        "conservative", description="weights down; conservative means go up again by linear ones. linear samples"
     )
     neighbours: int = Field(32, ge=1, description="of gaussian weights")
     sigma: float | None = Field(None, gt=0, description="radians, of gaussian weights; the mean spacing if absent")

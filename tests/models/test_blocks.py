@@ -1,0 +1,84 @@
+"""Blocks as published, against plain formulas."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from forecast.models import edge_operators
+from forecast.models.blocks import EdgeAttention, Edges
+from forecast.models.mlp import ROWS, SlicedMLP
+
+
+@pytest.fixture
+def graph():
+    """Sources and targets of edges, features, of 7 targets (one without edges, in no order) and 9 sources."""
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.tensor([0, 0, 0, 1, 1, 2, 4, 4, 4, 4, 5, 6, 6])[torch.randperm(13, generator=generator)]
+    sources = torch.randint(0, 9, (13,), generator=generator)
+    return torch.stack([sources, targets]), torch.randn(13, 3, generator=generator)
+
+
+def by_edges(module, targets, sources, edge_index, features):
+    """Shi et al. 2021, an edge at a time: keys and values of the source plus the projected edge."""
+    heads, rows = module.heads, len(sources)
+    q = module.query(targets).unflatten(-1, (heads, -1)).expand(rows, -1, -1, -1)
+    k, v = module.key_value(sources).unflatten(-1, (2, heads, -1)).unbind(2)
+    if module.norm is not None:
+        q, k = module.norm(q, k)
+    e = module.edge(features).unflatten(-1, (heads, -1))
+    out = torch.zeros_like(q)
+    for n in range(targets.shape[1]):
+        mine = (edge_index[1] == n).nonzero().flatten()
+        if len(mine):
+            near = edge_index[0, mine]
+            weight = ((q[:, n, None] * (k[:, near] + e[mine])).sum(-1) * q.shape[-1] ** -0.5).softmax(dim=1)
+            out[:, n] = (weight[..., None] * (v[:, near] + e[mine])).sum(1)
+    return out.flatten(-2)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_edge_attention_is_the_transformer_convolution(graph, qk_norm):
+    torch.manual_seed(0)
+    edge_index, features = graph
+    module = EdgeAttention(16, 2, Edges(edge_index, features, 7, trainable=2), qk_norm)
+    nn.init.normal_(module.edges.learnt)
+    targets, sources = torch.randn(1, 7, 16), torch.randn(3, 9, 16)
+    whole = torch.cat([features, module.edges.learnt], dim=1)
+    mixed = by_edges(module, targets, sources, edge_index, whole)
+    mixed[:, 3] += module.edge.bias  # a target without edges keeps the bias alone
+    expected = module.out(mixed + module.self_connection(targets))
+    found = module(targets, sources)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    parameters = [p for name, p in module.named_parameters() if name != "key_value.bias"]  # of keys: no gradient
+    for a, b in zip(*(torch.autograd.grad(x.square().sum(), parameters) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_loops_and_torch_agree(graph):
+    """The CPU's kernels against the formulas that other devices run, value and gradient."""
+    torch.manual_seed(0)
+    table = Edges(*graph, 7, 0).table
+    shapes = [(2, 7, 3, 4), (2, 7, 3, 5), (2, 9, 2, 3, 4), (*table.shape, 5)]
+    inputs = [torch.randn(shape) for shape in shapes]
+    found, expected = (f(*inputs, table) for f in (edge_operators._attend, edge_operators._attend._init_fn))
+    grads = [torch.randn_like(x) for x in found[:2]]
+    given = (*grads, *inputs[:3], found[2], inputs[3], table)
+    back, slow = (f(*given) for f in (edge_operators._attend_backward, edge_operators._attend_backward._init_fn))
+    there = (table >= 0)[..., None]
+    for a, b in zip((*found, *back), (*expected, *slow), strict=True):
+        a, b = (x * there if x.shape[:2] == table.shape else x for x in (a, b))
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_sliced_mlp_is_the_plain_one():
+    torch.manual_seed(0)
+    sliced = SlicedMLP(8, 32)
+    x = torch.randn(2, ROWS["cpu"] + 5, 8, requires_grad=True)
+    plain = functional.linear(functional.gelu(sliced.inner(x)), sliced.outer.weight, sliced.outer.bias)
+    found, given = sliced(x), [x, *sliced.parameters()]
+    torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    for a, b in zip(*(torch.autograd.grad(y.square().mean(), given) for y in (found, plain)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert sliced(x).dtype == torch.bfloat16
