@@ -180,7 +180,7 @@ class Forecaster(nn.Module):
             step, own, beside = self._observe(given, states[:, inputs + s], noise_keys, members, s)
             if present is not None:
                 step = replace(step, members=step.members.where(present[:, None, inputs + s], 0.0))
-            scores.append(self.score(step.members, step.truth))
+            scores.append(self._score(step))
             with torch.no_grad():
                 same = {
                     name: (t.terms, t._observe(given, step.truth, noise_keys, members, s)[0]) for name, t in teachers
@@ -190,6 +190,11 @@ class Forecaster(nn.Module):
             past = [*past[1:], step.members[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
         return self._sum(torch.stack(scores).mean(dim=(0, 1)), further) | _means(shown)
+
+    def _score(self, step: Step) -> Tensor:
+        """(B, G, V) of one step."""
+        score: Tensor = self.score(step.members, step.truth)
+        return score
 
     def _observe(
         self,

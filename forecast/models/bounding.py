@@ -21,13 +21,13 @@ class Bounds(nn.Module):
     is never more than tp. With a leak the limits are soft: a slope remains beyond them.
 
     Args:
-        bounds: of the config. fields: of the forecaster. normalise: of its variables.
+        bounds: of the config. fields: of the forecaster.
 
     Raises:
         ForecastError: a variable that is not predicted, or one that is a fraction of itself.
     """
 
-    def __init__(self, bounds: Sequence[Bound], fields: Fields, normalise: Normaliser) -> None:
+    def __init__(self, bounds: Sequence[Bound], fields: Fields) -> None:
         super().__init__()
         names = {*(name for bound in bounds for name in bound.variables), *(b.of for b in bounds if b.of)}
         if not names <= set(fields.variables):
@@ -36,7 +36,8 @@ class Bounds(nn.Module):
         for bound in bounds:
             if bound.of in bound.variables:
                 raise ForecastError(f"model.bounds: `{bound.of}` cannot be a fraction of itself")
-        self.bounds, self.normalise = tuple(bounds), normalise
+        self.bounds = tuple(bounds)
+        self.each = nn.ModuleList(Normaliser(fields, (name,)) for name in (fields.variables if bounds else ()))
         self.columns = [[fields.variables.index(name) for name in bound.variables] for bound in bounds]
         self.totals = [fields.variables.index(bound.of) if bound.of else None for bound in bounds]
 
@@ -48,18 +49,22 @@ class Bounds(nn.Module):
             parts = list(state.unbind(-1))
             for v in columns:
                 if total is None:
-                    parts[v] = _limited(parts[v], self._normalised(low, v), self._normalised(high, v), bound.leak)
+                    lowest, highest = (self._alone(v)(state.new_tensor([limit])) for limit in (low, high))
+                    parts[v] = _limited(parts[v], lowest, highest, bound.leak)
                 else:
                     fraction = _limited(parts[v], state.new_tensor(low), state.new_tensor(high), bound.leak)
-                    whole = torch.addcmul(self.normalise.offset[total], parts[total], self.normalise.scale[total])
-                    parts[v] = self._normalised(fraction * whole, v)
+                    whole = self._alone(total).inverse(parts[total][..., None])
+                    parts[v] = self._alone(v)(fraction[..., None] * whole)[..., 0]
             state = torch.stack(parts, dim=-1)
         return state
 
-    def _normalised(self, x: Tensor | float, v: int) -> Tensor:
-        return (x - self.normalise.offset[v]) / self.normalise.scale[v]
+    def _alone(self, v: int) -> Normaliser:
+        """Of one variable, (..., 1)."""
+        normaliser = self.each[v]
+        assert isinstance(normaliser, Normaliser)
+        return normaliser
 
 
-def _limited(x: Tensor, low: Tensor, high: Tensor, leak: float) -> Tensor:
+def _limited(x: Tensor, low: Tensor, high: Tensor, leak: float = 0.0) -> Tensor:
     inside = torch.minimum(torch.maximum(x, low), high)
     return inside + leak * (x - inside) if leak else inside

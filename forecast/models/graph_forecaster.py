@@ -34,7 +34,7 @@ class GraphForecaster(Forecaster):
         self.register_buffer("unit", torch.cat([unit[:p], self.step_scale[p:]]), persistent=False)
         grid = from_points(fields.latitudes, fields.longitudes) if section.residual else None
         self.truncation = Truncation(section.residual, grid) if section.residual and grid else None
-        self.bounds = Bounds(section.bounds, fields, self.normalise)
+        self.bounds = Bounds(section.bounds, fields)
         self.lower[[v for columns in self.bounds.columns for v in columns]] = -torch.inf
 
     def _make_network(self) -> GraphTransformer:
