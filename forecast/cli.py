@@ -78,6 +78,9 @@ def run(
     lead: Annotated[str, typer.Option(help="how far")] = "15d",
     out: Annotated[Path | None, typer.Option(help="forecast store to write (with a config: its run folder)")] = None,
     analysis: Annotated[Path | None, typer.Option(help="store to start from; that of the training if absent")] = None,
+    score: Annotated[Path | None, typer.Option(help="store to score against while it forecasts")] = None,
+    scores: Annotated[Path | None, typer.Option(help="folder of these scores; OUT-scores if absent")] = None,
+    store: Annotated[bool, typer.Option(help="keep the fields; without, those of a start go once scored")] = True,
     settings: Settings = None,
     batch: Annotated[int | None, typer.Option(min=1, help="members at once; what fits memory if absent")] = None,
     part: Annotated[
@@ -88,14 +91,18 @@ def run(
     from forecast.inference.share import part_of_environment
     from forecast.inference.starts import parse_part, parse_starts
     from pipelines import generate
+    from pipelines.scoring import Scoring
 
+    if score is None and not store:
+        raise ForecastError("--no-store leaves nothing behind unless it is scored: add --score TRUTH")
+    scoring = Scoring(score, scores, analysis, store) if score else None
     share = parse_part(part) if part else part_of_environment(os.environ)
     settings = [*(settings or ()), *([f"forecast.member_batch={batch}"] if batch else [])]
     if config is not None and checkpoint is None:
-        made = generate.generate(_load(config, settings, out), share)
+        made = generate.generate(_load(config, settings, out), share, scoring)
     elif checkpoint is not None and config is None and out is not None:
         length, starts = times.duration(lead, "--lead"), parse_starts(start or ())
-        made = [generate.run(checkpoint, starts, members, length, out, analysis, share, tuple(settings))]
+        made = [generate.run(checkpoint, starts, members, length, out, analysis, share, tuple(settings), scoring)]
     else:
         raise ForecastError("give a config, or --checkpoint with --start and --out")
     for path in made:

@@ -12,9 +12,10 @@ from forecast.core.store import Store
 from forecast.inference import ensemble
 from forecast.inference.share import Part
 from pipelines import outputs, systems
+from pipelines.scoring import Scoring
 
 
-def generate(config: Config, part: Part = (0, 1)) -> list[Path]:
+def generate(config: Config, part: Part = (0, 1), scoring: Scoring | None = None) -> list[Path]:
     """Make the ensembles of `config`: the learnt one and, where asked for, those of the planet's physics.
 
     All start from the same analyses. A killed run goes on where it was.
@@ -22,6 +23,7 @@ def generate(config: Config, part: Part = (0, 1)) -> list[Path]:
     Args:
         config: the run; its store must have been ingested and its forecaster trained.
         part: (i, n), the i-th of n processes that share the work.
+        scoring: scores while it forecasts, if given.
 
     Returns:
         The paths of the forecast stores, the learnt one first, and of the files of `forecast.outputs`.
@@ -29,16 +31,15 @@ def generate(config: Config, part: Part = (0, 1)) -> list[Path]:
     Raises:
         ForecastError: no checkpoint, starts without initial states, a store made with other settings, a full disk.
     """
-    section, analysis = config.forecast, systems.analyses(config)
+    section, analysis, along = config.forecast, systems.analyses(config), scoring.options if scoring else {}
     starts = section.starts.times()
     learnt = systems.learnt(config, config.path("training") / "best", analysis)
     learnt[0].check(starts)
     made: dict[str, tuple[ensemble.System, dict[str, Any]]] = {section.out: learnt}
     made |= {out: systems.physics(config, kind, analysis) for kind, out in section.physics.items()}
+    what, batch = (starts, section.members, section.lead), section.member_batch
     stores = [
-        ensemble.generate(
-            system, starts, section.members, section.lead, config.path(out), section.member_batch, part, settings
-        )
+        ensemble.generate(system, *what, config.path(out), batch, part, settings, **along)
         for out, (system, settings) in made.items()
     ]
     return stores + outputs.write_all(config, stores[0])
@@ -53,6 +54,7 @@ def run(
     analysis: Path | None = None,
     part: Part = (0, 1),
     changes: tuple[str, ...] = (),
+    scoring: Scoring | None = None,
 ) -> Path:
     """Forecast with a checkpoint from any starts; what is not given is as in the run that trained it.
 
@@ -63,6 +65,7 @@ def run(
         analysis: store of the states to start from; that of the training run if absent.
         part: as in `generate`.
         changes: of the run's config, as `seed=2` or `forecast.perturbation=none`.
+        scoring: scores while it forecasts, if given.
 
     Raises:
         ForecastError: as `generate`, or a checkpoint that no training run wrote.
@@ -71,4 +74,5 @@ def run(
     store = Store.open(analysis) if analysis else systems.analyses(config)
     learnt, settings = systems.learnt(config, checkpoint, store)
     learnt.check(starts)
-    return ensemble.generate(learnt, starts, members, lead, out, config.forecast.member_batch, part, settings)
+    batch, along = config.forecast.member_batch, scoring.options if scoring else {}
+    return ensemble.generate(learnt, starts, members, lead, out, batch, part, settings, **along)

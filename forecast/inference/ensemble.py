@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from forecast.core.grids import Grid
 from forecast.core.progress import bar
 from forecast.core.times import format_duration
 from forecast.inference.batch import fitting
+from forecast.inference.follow import Follower, Following
 from forecast.inference.share import Claims, Item, Part, items
 from forecast.inference.writer import ForecastWriter
 
@@ -56,6 +57,8 @@ def generate(
     member_batch: int | None = None,
     part: Part = (0, 1),
     settings: Mapping[str, Any] | None = None,
+    follow: Callable[[Path], Follower] | None = None,
+    drop: bool = False,
 ) -> Path:
     """Forecast from `starts` (S,) with members 0..members-1 to `lead` into the store `out`; returns its path.
 
@@ -63,7 +66,8 @@ def generate(
     goes with any number of members, and a store may be finished with another n than it was begun with. One step of
     `member_batch` members is in memory (and a few that wait for the disk), whatever the numbers of starts, members and
     steps; if absent, it is that of the store, or what fits the memory. `settings` name what else the fields depend on
-    (seed, checkpoint, analyses): a store that was begun with others is not gone on with.
+    (seed, checkpoint, analyses): a store that was begun with others is not gone on with. `follow` makes somebody who
+    reads along, once the store is there; with `drop` the fields of a start are deleted when he is done with it.
 
     Raises:
         ForecastError: a lead that is no multiple of the system's step, a store made with other settings, a store that
@@ -77,13 +81,17 @@ def generate(
     with (
         ForecastWriter(out, layout, f"{part[0]}-of-{part[1]}") as writer,
         closing(Claims(writer.path / ".claims")) as claims,
-        bar(f"forecast {system.name}", writer.ledgers.finished.size) as progress,
     ):
-        for item in items(layout, part, writer.ledgers, claims):
-            for _ in run_item(system, writer, item):
-                progress.at(writer.ledgers.count())
-        writer.flush()
-        progress.at(writer.ledgers.count())
+        following = Following(follow(writer.path), writer, claims, drop) if follow else None
+        writer.listed = following.listed if following else None
+        with bar(f"forecast {system.name}", writer.ledgers.finished.size) as progress:
+            for item in items(layout, part, writer.ledgers, claims):
+                for _ in run_item(system, writer, item):
+                    progress.at(writer.ledgers.count())
+            writer.flush()
+            progress.at(writer.ledgers.count())
+        if following:
+            following.close()
     return Path(out)
 
 

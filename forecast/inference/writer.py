@@ -37,19 +37,17 @@ class ForecastWriter:
         path: created if it is not there.
         layout: what it shall hold.
         who: a name that no other process at work has; it names the ledger and the scratch file.
-        listed: told of every unit once it is there, in the writer's thread.
 
     Attributes:
         ledgers: what was finished, by anybody.
+        listed: told of every unit once it is there, in the writer's thread.
 
     Raises:
         ForecastError: another kind of folder at `path`, a store made with other settings (names the first that
             differs), somebody of the same name at work, no room on the disk.
     """
 
-    def __init__(
-        self, path: str | Path, layout: Layout, who: str = "0-of-1", listed: Callable[[Unit], None] | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, layout: Layout, who: str = "0-of-1") -> None:
         self.path, self.layout = Path(path), layout
         if not self.path.exists():
             create(self.path, layout)
@@ -59,7 +57,8 @@ class ForecastWriter:
                 f"{self.path} was made with {different}: give the same settings to go on with it, or another --out"
             )
         self._ledger = _open_ledger(self.path / f"finished-{who}.jsonl")
-        self._scratch, self._listed = self.path / f".writing-{who}", listed
+        self._scratch = self.path / f".writing-{who}"
+        self.listed: Callable[[Unit], None] | None = None
         _sweep(self.path)
         self.ledgers = Ledgers(self.path, layout.starts, layout.batches, len(layout.leads))
         self._error: BaseException | None = None
@@ -133,8 +132,8 @@ class ForecastWriter:
             self._scratch.write_bytes(shards.encode(states[:, v], self.layout.member_batch))
             self._scratch.rename(self.path / self.layout.shard(name, unit))
         self._enter(ledger_line(self.layout, unit))
-        if self._listed:
-            self._listed(unit)
+        if self.listed:
+            self.listed(unit)
 
     def drop(self, start: int) -> None:
         """Delete the fields of a start that is finished; whoever goes on with the store leaves it out."""

@@ -42,18 +42,27 @@ class Engine:
     def run(self, workers: int = 2) -> dict[str, Sums]:
         """Score everything; sums by label. The result does not depend on `workers` or order, to the last bit."""
         plan = self.plan
-        sums = {s.label: self.scorer.zeros(s.label, s.members, plan.variables, plan.starts, plan.leads)
-                for s in self.sources}  # fmt: skip
-        self.missing_forecast = dict.fromkeys(sums, 0)
+        sums = self.zeros(plan.starts)
         with bar("scoring", len(plan.cases)) as progress, ThreadPoolExecutor(workers) as pool:
-            for found in pool.map(lambda case: list(self._score(case, sums)), plan.cases):
-                for k, (label, missing) in enumerate(found):
-                    self.missing_truth += missing.truth if k % len(self.sources) == 0 else 0
-                    self.missing_forecast[label] += missing.forecast
+            for found in pool.map(lambda case: list(self.score(case, sums)), plan.cases):
+                self.count(found)
                 progress.advance()
         return {label: s.compact() for label, s in sums.items()}
 
-    def _score(self, case: tuple[int, int], sums: dict[str, Sums]) -> Iterator[tuple[str, Missing]]:
+    def zeros(self, starts: np.ndarray) -> dict[str, Sums]:
+        """Empty sums of some starts (S,), by label."""
+        plan = self.plan
+        return {
+            s.label: self.scorer.zeros(s.label, s.members, plan.variables, starts, plan.leads) for s in self.sources
+        }
+
+    def count(self, found: Sequence[tuple[str, Missing]]) -> None:
+        """Add the missing values that `score` found."""
+        for k, (label, missing) in enumerate(found):
+            self.missing_truth += missing.truth if k % len(self.sources) == 0 else 0
+            self.missing_forecast[label] = self.missing_forecast.get(label, 0) + missing.forecast
+
+    def score(self, case: tuple[int, int], sums: dict[str, Sums]) -> Iterator[tuple[str, Missing]]:
         """Fill the slots of one (start, lead), variable by variable, source by source."""
         start, lead = self.plan.starts[case[0]], self.plan.leads[case[1]]
         truth, analysis, first = self.truth.get(start + lead), self.analyses.get(start), None

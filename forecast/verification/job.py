@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +60,16 @@ class Job:
     nan: NanPolicy = "propagate"
     seed: int = 0
 
-    def engine(self) -> Engine:
-        """Open all stores and plan what is compared.
+    def engine(self, ahead: bool = False) -> Engine:
+        """Open all stores and plan what is compared; `ahead` of forecasts that are still being made.
 
         Raises:
             ForecastError: nothing in common, names that clash, unknown regions, other grids or units.
         """
-        stored = [StoredForecast(label, Forecasts.open(path)) for label, path in _labelled(self.forecasts).items()]
+        opened = {label: Forecasts.open(path) for label, path in _labelled(self.forecasts).items()}
+        if ahead:
+            opened = {label: replace(store, units=np.ones_like(store.units)) for label, store in opened.items()}
+        stored = [StoredForecast(label, store) for label, store in opened.items()]
         store = Store.open(self.truth)
         names = common_variables(stored, store, self.variables)
         states = States(store, names)

@@ -45,8 +45,24 @@ def score(
     job = Job(forecasts, truth, **options)
     engine = job.engine()
     stdout.print("\n".join([describe(engine.plan, engine.sources), *engine.plan.notes]), highlight=False)
-    sums = engine.run(workers)
-    return _write(Path(out), {"title": title, **_summary(job, engine)}, sums, engine)
+    return finish(job, engine, engine.run(workers), Path(out), title)
+
+
+def finish(
+    job: Job, engine: Engine, sums: dict[str, Sums], out: Path, title: str = "", case: Path | None = None
+) -> Scores:
+    """Write the folder of scores; `case` is its file of fields, if that was saved before."""
+    return _write(out, {"title": title, **_summary(job, engine)}, sums, engine, case)
+
+
+def check_folder(out: Path) -> None:
+    """Make sure that `out` is free, or a folder of scores that may be replaced.
+
+    Raises:
+        ForecastError: something else is there.
+    """
+    if out.exists() and not (out / "summary.json").is_file():
+        raise ForecastError(f"{out} exists and is no folder of scores: give another --out")
 
 
 def _summary(job: Job, engine: Engine) -> dict[str, Any]:
@@ -78,16 +94,18 @@ def _summary(job: Job, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, summary: dict[str, Any], sums: dict[str, Sums], engine: Engine) -> Scores:
+def _write(out: Path, summary: dict[str, Any], sums: dict[str, Sums], engine: Engine, case: Path | None) -> Scores:
     """All files under a working name, then the folder in its place; only a folder of scores is replaced."""
-    if out.exists() and not (out / "summary.json").is_file():
-        raise ForecastError(f"{out} exists and is no folder of scores: give another --out")
+    check_folder(out)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         written = write_scores(partial, summary, sums, engine.scorer.metrics)
-        save_case(partial / "case.nc", engine.sources[0], engine.truth, engine.plan, around=5 * DAY)
+        if case:
+            shutil.copy(case, partial / "case.nc")
+        else:
+            save_case(partial / "case.nc", engine.sources[0], engine.truth, engine.plan, around=5 * DAY)
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)

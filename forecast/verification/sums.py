@@ -150,9 +150,12 @@ class Sums:
 
     def save(self, path: Path) -> None:
         """Write a NetCDF file with the groups `sum` and `weight`; statistics that weigh the same share an array."""
-        squeeze = {"zlib": True, "complevel": 1}
+        squeeze: dict[Hashable, Any] = {"zlib": True, "complevel": 1}
+        clock: dict[Hashable, Any] = {
+            name: {"units": "seconds since 1970-01-01"} for name in ("init_time", MONTH) if name in self.sum.coords
+        }
         self.sum.assign_attrs(self.attrs).to_netcdf(
-            path, group="sum", mode="w", engine="netcdf4", encoding={name: squeeze for name in self.sum}
+            path, group="sum", mode="w", engine="netcdf4", encoding=clock | {name: squeeze for name in self.sum}
         )
         distinct: dict[bytes, tuple[str, list[str]]] = {}
         for name, weight in self.weight.items():
@@ -162,7 +165,7 @@ class Sums:
         for first, names in distinct.values():
             weights[first].attrs["statistics"] = " ".join(names)
         weights.to_netcdf(
-            path, group="weight", mode="a", engine="netcdf4", encoding={name: squeeze for name in weights}
+            path, group="weight", mode="a", engine="netcdf4", encoding=clock | {name: squeeze for name in weights}
         )
 
     @classmethod
