@@ -41,6 +41,8 @@ class Job:
         window: members of climatology lie within this of the calendar day. climatology_members: at most so many.
         variables, leads, regions: what to score; all in common, all above 0, and the usual ones if absent.
         scores: names of scores (docs/verification.md); all if absent. events: see `limits.Event`.
+        seasons: also average over the starts of each season. spans: of lead time to average over, `week 1=1d..7d`.
+        draws: resampled series of starts behind bands and p-values; 0 leaves significance out.
         ridge: also fit ridge regression (small regional grids).
         nan: see `Scorer`. seed: of the lots that break ties of ranks.
     """
@@ -56,6 +58,9 @@ class Job:
     regions: Sequence[str] | None = None
     scores: Sequence[str] | None = None
     events: Sequence[str] | None = None
+    seasons: bool = False
+    spans: Sequence[str] = ()
+    draws: int = 1000
     ridge: bool = False
     nan: NanPolicy = "propagate"
     seed: int = 0

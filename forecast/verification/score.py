@@ -13,10 +13,12 @@ import forecast
 from forecast.core.errors import ForecastError
 from forecast.core.progress import stdout
 from forecast.core.times import format_time
+from forecast.verification.averages import parse_span
 from forecast.verification.case import save_case
 from forecast.verification.engine import Engine
 from forecast.verification.job import DAY, Job, describe
-from forecast.verification.results import Scores, write_scores
+from forecast.verification.results import Extra, Scores, write_scores
+from forecast.verification.significance import Settings
 from forecast.verification.sources import StoredForecast
 from forecast.verification.sums import Sums
 
@@ -52,7 +54,7 @@ def finish(
     job: Job, engine: Engine, sums: dict[str, Sums], out: Path, title: str = "", case: Path | None = None
 ) -> Scores:
     """Write the folder of scores; `case` is its file of fields, if that was saved before."""
-    return _write(out, {"title": title, **_summary(job, engine)}, sums, engine, case)
+    return _write(out, {"title": title, **_summary(job, engine)}, sums, engine, job, case)
 
 
 def check_folder(out: Path) -> None:
@@ -94,14 +96,18 @@ def _summary(job: Job, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, summary: dict[str, Any], sums: dict[str, Sums], engine: Engine, case: Path | None) -> Scores:
+def _write(
+    out: Path, summary: dict[str, Any], sums: dict[str, Sums], engine: Engine, job: Job, case: Path | None
+) -> Scores:
     """All files under a working name, then the folder in its place; only a folder of scores is replaced."""
     check_folder(out)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        written = write_scores(partial, summary, sums, engine.scorer.metrics)
+        spans = dict(parse_span(text) for text in job.spans)
+        extra = Extra(job.seasons, spans, Settings(draws=job.draws, seed=job.seed) if job.draws else None)
+        written = write_scores(partial, summary, sums, engine.scorer.metrics, extra)
         if case:
             shutil.copy(case, partial / "case.nc")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from forecast.core import grids, seeding
 from forecast.core.errors import ForecastError
-from forecast.verification import Scores, open_scores, score, skill_checks, write_checks
+from forecast.verification import Scores, open_scores, skill_checks, write_checks
+from forecast.verification import score as score_all
 from tests.verification.synthetic import HOUR, write_forecast, write_truth
 
 DAY = 24 * HOUR
@@ -23,6 +25,8 @@ LEADS = np.arange(0, 7) * DAY
 PERIOD = (DATES[0], np.datetime64("2001-12-31T12", "s"))
 GAP = int(np.searchsorted(DATES, np.datetime64("2002-03-03")))
 NAMES = ("z_500", "tp")
+FEW = ("fair_crps", "crps", "rmse", "mae", "bias", "acc", "spread", "spread_skill", "rank_histogram", "power_truth")
+score = partial(score_all, scores=FEW, draws=0)
 
 
 def noise(*where: object, members: int = 1) -> np.ndarray:
