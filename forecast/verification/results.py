@@ -26,7 +26,7 @@ from forecast.core.errors import ForecastError
 from forecast.verification.averages import Span, by_season, by_span
 from forecast.verification.diagrams import add_diagrams
 from forecast.verification.metric import Metric
-from forecast.verification.scores import METRICS
+from forecast.verification.scores import named
 from forecast.verification.significance import Settings, bands, compare, testable
 from forecast.verification.sums import Sums
 
@@ -106,6 +106,7 @@ def write_scores(
     summary = dict(summary) | {
         "files": {label: str(sums_file(folder, label).relative_to(folder)) for label in sums},
         "comparisons": pairs,
+        "scores": [m.name for m in metrics],
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
     pd.concat(tables).to_csv(folder / "scores.csv", index=False)
@@ -141,11 +142,8 @@ def open_scores(path: str | Path) -> Scores:
     except (OSError, ValueError):
         raise ForecastError(f"{path} holds no scores: give a folder that `forecast verify` wrote") from None
     sums = {label: Sums.open(sums_file(path, label)) for label in summary["members"]}
-    return Scores(path, summary, sums, {label: compute_metrics(s, _held(s)) for label, s in sums.items()})
-
-
-def _held(sums: Sums) -> tuple[Metric, ...]:
-    return tuple(m for m in METRICS if sums.holds(m))
+    metrics = named(summary["scores"])
+    return Scores(path, summary, sums, {label: compute_metrics(s, metrics) for label, s in sums.items()})
 
 
 def _tidy(label: str, metrics: xr.Dataset) -> pd.DataFrame:

@@ -74,10 +74,11 @@ def _compare(a: Sums, b: Sums, metric: Metric, settings: Settings) -> xr.Dataset
     rest = [dim for dim in by_start.dims if dim != "init_time"]
     series = by_start.transpose("init_time", *rest)
     p_t = xr.DataArray(_by_column(series.values, t_test), dims=rest)
-    extreme = (abs(drawn - difference) >= abs(difference)).sum("draw") + 1.0
+    extreme: xr.DataArray = (abs(drawn - difference) >= abs(difference)).sum("draw") + 1.0
     enough = by_start.sizes["init_time"] >= 3
     p_b = (extreme / (settings.draws + 1.0)).where(difference.notnull() & low.notnull() & enough)
-    q = xr.DataArray(false_discovery(np.maximum(p_b, p_t.transpose(*p_b.dims)).values), dims=p_b.dims)
+    larger = np.maximum(p_b.values, p_t.transpose(*p_b.dims).values)
+    q = xr.DataArray(false_discovery(larger), dims=p_b.dims)
     sign = -1.0 if metric.better == "high" else 1.0
     found = {"difference": difference, "low": low, "high": high, "p_bootstrap": p_b, "p_ttest": p_t, "q": q}
     found["significant"] = xr.where(q <= settings.rate, -np.sign(sign * difference), 0.0)
