@@ -26,6 +26,8 @@ def attend(qkv: Tensor, window: int) -> Tensor:
     Args:
         qkv: (B, N, 3, H, D) queries, keys and values. window: nodes to each side.
     """
+    if qkv.device.type != "cpu":  # torch's own gradient: an operator's body runs below autograd, where there is none
+        return _in_batch(qkv, window)
     return _attend(qkv, window)[0]
 
 
