@@ -101,21 +101,34 @@ class Event(Section):
         return self
 
 
+Of = Literal["members", "rollout", "event", "distribution", "latent", "code", "attention", "critic", "weights"]
+
+
 class Term(Section):
     """A loss beside the score of the members (docs/losses.md lists all)."""
 
     loss: str = Field(description="short name")
-    of: Literal["members", "event", "latent", "weights"] = Field(description="what of the forecaster it is fed")
+    of: Of = Field(description="what of the forecaster it is fed")
     weight: float = 1.0
     options: dict[str, Any] = Field({}, description="of the loss")
-    event: Event | None = Field(None, description="for `of: event`; terms with equal events share a head")
-    teacher: str | None = Field(None, description="checkpoint of a forecaster that serves as the teacher")
+    event: Event | None = Field(None, description="for `of: event`, and classes of a critic; equal ones share a head")
+    variable: str | None = Field(None, description="for `of: distribution`")
+    teacher: str | tuple[str, ...] | None = Field(None, description="checkpoint of a teacher, or of two")
+    forget: tuple[str, str] | None = Field(None, description="first and last date of the samples to forget")
+    error: float = Field(0.1, gt=0, description="of the truth, for losses that reckon with it; standard deviations")
 
     @model_validator(mode="after")
-    def _event_for_event(self) -> Term:
-        if (self.of == "event") != (self.event is not None):
+    def _with_what_it_is_of(self) -> Term:
+        if self.of != "critic" and (self.of == "event") != (self.event is not None):
             raise ValueError("`event` goes with `of: event`")
+        if (self.of == "distribution") != (self.variable is not None):
+            raise ValueError("`variable` goes with `of: distribution`")
         return self
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Folders of all teachers."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher or ()
 
 
 class LossSection(Section):

@@ -22,6 +22,7 @@ class Batch:
         starts_from_analysis: (B,) bool; the first `input_steps` states came from the analysis store.
         keys: (B,) sample identities, the root of each sample's noise.
         input_steps: states given to the forecaster; the rest are targets.
+        places: (B,) int64, position in the store of each window's first state; None where windows are from no store.
     """
 
     states: Tensor
@@ -30,6 +31,7 @@ class Batch:
     starts_from_analysis: Tensor
     keys: tuple[int, ...]
     input_steps: int
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         states, forcings = self._four("states"), self._four("forcings")
@@ -64,4 +66,5 @@ class Batch:
             states=self.states.to(device, non_blocking=True),
             forcings=self.forcings.to(device, non_blocking=True),
             starts_from_analysis=self.starts_from_analysis.to(device, non_blocking=True),
+            places=None if self.places is None else self.places.to(device, non_blocking=True),
         )

@@ -25,7 +25,7 @@ class Sample:
         forcings: (T, G, F) float32, computed forcings then static fields.
         dates: (T,) datetime64[s].
         from_analysis: whether the first input_steps states are analyses, as all are where truth serves as the analysis.
-        key: identity of the sample.
+        key: identity of the sample. place: position of its first state in the store.
     """
 
     states: np.ndarray
@@ -33,6 +33,7 @@ class Sample:
     dates: np.ndarray
     from_analysis: bool
     key: int
+    place: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +42,14 @@ class Window:
 
     Attributes:
         states: (store, position of the date) of each state.
-        dates, from_analysis, key: as in `Sample`.
+        dates, from_analysis, key, place: as in `Sample`.
     """
 
     states: tuple[tuple[Store, int], ...]
     dates: np.ndarray
     from_analysis: bool
     key: int
+    place: int
 
 
 class Dataset:
@@ -121,7 +123,7 @@ class Dataset:
             begin = self.analysis
         stores = (begin,) * inputs + (self.truth,) * rollout
         return Window(tuple(zip(stores, times.tolist(), strict=True)), self.truth.dates[times],
-                      begin is not self.truth or self.analysis is None, key)  # fmt: skip
+                      begin is not self.truth or self.analysis is None, key, first)  # fmt: skip
 
     def read(self, first: int, rollout: int, key: int) -> Sample:
         """The window of `rollout` steps whose first state lies at position `first`; each state is read once."""
@@ -129,7 +131,7 @@ class Dataset:
         states = np.empty((len(window.states), len(self.variables), self.points.stop - self.points.start), np.float32)
         for (store, time), state in zip(window.states, states, strict=True):
             self.fill(store, time, state)
-        return Sample(states, self.forcings(window.dates), window.dates, window.from_analysis, key)
+        return Sample(states, self.forcings(window.dates), window.dates, window.from_analysis, key, first)
 
     def fill(self, store: Store, time: int, out: np.ndarray) -> None:
         """One state into `out` (V, G) float32 of any strides; safe in threads."""

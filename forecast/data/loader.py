@@ -32,6 +32,7 @@ def collate(samples: list[Sample], input_steps: int) -> Batch:
         starts_from_analysis=torch.tensor([sample.from_analysis for sample in samples]),
         keys=tuple(sample.key for sample in samples),
         input_steps=input_steps,
+        places=torch.tensor([sample.place for sample in samples]),
     )
 
 
@@ -145,6 +146,7 @@ class _Reader:
             starts_from_analysis=torch.tensor([window.from_analysis for window in windows]),
             keys=tuple(window.key for window in windows),
             input_steps=self._dataset.data.input_steps,
+            places=torch.tensor([window.place for window in windows]),
         )
         if self._stream is None:
             return batch.to(self._device), None

@@ -125,7 +125,7 @@ class WeightDistributionLoss(Loss, of=weight_distribution):
     source="Xu et al. 2023, EQ-Net: Elastic quantization neural networks; criterion.py",
     use="one event head trained for several bit widths at once",
     status="verified",
-    takes="other",
+    takes="rows",
 )
 class GroupProgressiveGuidanceLoss(Loss, of=group_progressive_guidance):
     """`group_progressive_guidance` with its settings fixed."""

@@ -185,7 +185,7 @@ class BettiMatchingLoss(Loss, of=betti_matching):
     source="Scoccola et al. 2024, Differentiability and optimization of multiparameter persistent homology; by slices",
     use="features of several fields at once, e.g. strong wind where it rains; extra only for volumes",
     status="derived",
-    takes="field",
+    takes="maps",
     extra="losses-extra",
 )
 class MultiPersistenceLoss(Loss, of=multi_persistence):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,6 +70,15 @@ class NeighbourAttention(nn.Module):
         bias, gate = self.geometry(self.edges).unflatten(0, self.table.shape).movedim(1, -1).chunk(2, dim=1)
         return bias.contiguous(), (1 + gate).contiguous()
 
+    def weights(self, x: Tensor, targets: Tensor) -> Tensor:
+        """(B, H, T, K) attention, before the gate, of the nodes `targets` (T,) to their neighbours in (B, N, width)."""
+        table = self.table[targets]
+        query = self.query(x[:, targets]).unflatten(-1, (self.heads, -1))
+        key = self.key_value(x).unflatten(-1, (2, self.heads, -1))[:, :, 0][:, table]
+        bias = self.geometry(self.edges).unflatten(0, self.table.shape)[targets, :, : self.heads]
+        scores = torch.einsum("bthd,btkhd->bhtk", query, key) * query.shape[-1] ** -0.5
+        return (scores.float() + bias.permute(2, 0, 1)).softmax(dim=-1)
+
 
 class DenseAttention(nn.Module):
     """Attention of every node to every node; each head looks at a place relative to the node that it learns.
@@ -98,7 +110,18 @@ class DenseAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
-        batch, nodes, width = x.shape
+        query, key, v = self._query_key_value(x)
+        mixed = functional.scaled_dot_product_attention(query, key, v, scale=1.0)
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+    def weights(self, x: Tensor, targets: Tensor) -> Tensor:
+        """(B, H, T, N) attention of the nodes `targets` (T,) to all, in (B, N, width)."""
+        query, key, _ = self._query_key_value(x)
+        return (query[:, :, targets] @ key.transpose(-1, -2)).float().softmax(dim=-1)
+
+    def _query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, H, N, d), content and place."""
+        batch, nodes, _ = x.shape
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_width)).unbind(2)
         sharp, east, north = self.place(x).unflatten(-1, (self.heads, 3)).float().unbind(-1)
         place = torch.stack([sharp**2, sharp * east, sharp * north], dim=-1)  # (B, N, H, 3) in the node's frame
@@ -107,5 +130,29 @@ class DenseAttention(nn.Module):
         scale = self.head_width**-0.5
         query = torch.cat([q * scale, towards.to(q.dtype)], dim=-1).transpose(1, 2)
         key = torch.cat([k, here.transpose(1, 2).to(k.dtype)], dim=-1).transpose(1, 2)
-        mixed = functional.scaled_dot_product_attention(query, key, v.transpose(1, 2), scale=1.0)
-        return self.out(mixed.transpose(1, 2).reshape(batch, nodes, width))
+        return query, key, v.transpose(1, 2)
+
+
+def attention_layers(network: nn.Module) -> list[NeighbourAttention | DenseAttention]:
+    """The attention of a network's processor, layer by layer; none of a network that has no such layers."""
+    layers = [getattr(layer, "attention", None) for layer in getattr(network, "layers", ())]
+    return [layer for layer in layers if isinstance(layer, NeighbourAttention | DenseAttention)]
+
+
+@contextmanager
+def attention_of(network: nn.Module, targets: int) -> Iterator[list[Tensor]]:
+    """A list that gets each processor layer's attention (B, H, T, S) of T nodes while the network runs inside."""
+    found: list[Tensor] = []
+
+    def keep(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        nodes = given[0].shape[1]
+        picked = torch.linspace(0, nodes - 1, min(targets, nodes), device=given[0].device).round().long()
+        assert isinstance(layer, NeighbourAttention | DenseAttention)
+        found.append(layer.weights(given[0], picked))
+
+    hooks = [layer.register_forward_pre_hook(keep) for layer in attention_layers(network)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

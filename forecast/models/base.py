@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,12 @@ from forecast.models import noise as noises
 from forecast.models.features import Features, Network
 from forecast.models.fields import Fields
 from forecast.models.normaliser import Normaliser
+from forecast.models.offers import Step
 from forecast.models.score import Score
-from forecast.models.terms import Step, Terms
+from forecast.models.terms import Terms
+
+Given = tuple[list[Tensor], Tensor, Tensor, Tensor]
+"""T past states (B, M or 1, G, P), forcings (B, G, F), flags (B,), times (B, 3)"""
 
 
 class Outcome(NamedTuple):
@@ -78,8 +81,8 @@ class Forecaster(nn.Module):
         self.noise_shape = self.network.noise_shape
         self._register(_increments(fields, self.normalise), _lower(fields, self.normalise))
         self.score = Score(loss, fields)
-        self.terms = Terms(loss.terms, fields, self.network.hidden_width)
-        self._taught_by: dict[str, Forecaster] = {}
+        self.terms = Terms(loss.terms, fields, self.network)
+        self._taught_by: dict[str, list[Forecaster]] = {}
         weights = losses.weights.from_section(loss, fields.variables, fields.areas, self.step_scale.double().numpy())
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
 
@@ -172,62 +175,77 @@ class Forecaster(nn.Module):
         forcings = self._forcings(batch.forcings)
         inputs, teachers = self.fields.input_steps, self._teachers()
         past = [states[:, None, t, :, : self.prognostic] for t in range(inputs)]
-        from_analysis, scores, further = batch.starts_from_analysis, [], []
+        from_analysis, taken, further = batch.starts_from_analysis, list[Step](), []
         shown: list[dict[str, Tensor]] = []
         for s in range(batch.rollout):
             times = clock(batch.dates[:, inputs - 1 + s], s, states.device)
             given = (past, forcings[:, inputs - 1 + s], from_analysis, times)
-            step, own, beside = self._observe(given, states[:, inputs + s], noise_keys, members, s)
-            if present is not None:
-                step = replace(step, members=step.members.where(present[:, None, inputs + s], 0.0))
-            scores.append(self._score(step))
+            there = None if present is None else present[:, inputs + s]
+            observed = (given, states[:, inputs + s], there, batch, members, noise_keys, s)
+            step, own, beside = self._observe(*observed)
+            taken.append(step)
             with torch.no_grad():
-                same = {
-                    name: (t.terms, t._observe(given, step.truth, noise_keys, members, s)[0]) for name, t in teachers
-                }
-            further.append(own | self.terms(step, self.weights, self.network, same))
+                same = {name: [(t.terms, t._observe(*observed)[0]) for t in found] for name, found in teachers.items()}
+            last = s == batch.rollout - 1
+            further.append(own | self.terms(taken, self.weights, self.network, same, last))
             shown.append(beside)
             past = [*past[1:], step.members[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
-        return self._sum(torch.stack(scores).mean(dim=(0, 1)), further) | _means(shown)
+        return self._sum(torch.stack([step.score for step in taken]).mean(dim=(0, 1)), further) | _means(shown)
 
-    def _score(self, step: Step) -> Tensor:
+    def _score(self, members: Tensor, truth: Tensor) -> Tensor:
         """(B, G, V) of one step."""
-        score: Tensor = self.score(step.members, step.truth)
+        score: Tensor = self.score(members, truth)
         return score
 
     def _observe(
         self,
-        given: tuple[list[Tensor], Tensor, Tensor, Tensor],
+        given: Given,
         truth: Tensor,
-        keys: Sequence[int],
+        present: Tensor | None,
+        batch: Batch,
         members: int,
+        keys: Sequence[int],
         step: int,
     ) -> tuple[Step, dict[str, Tensor], dict[str, Tensor]]:
         """One step from past states, forcings, flags and times; the kind's own terms, and what it shows.
 
+        Where the truth is not `present` (B, G, V), members are zero as it is.
         It is recomputed for its gradient if so configured.
         """
-        arguments = (*given, self._noise(keys, members, step), truth)
+        past, forcings, from_analysis, times = given
+        noise = self._noise(keys, members, step)
+        arguments = (*given, noise, truth)
         if self.section.activation_checkpointing in ("step", "both", True) and torch.is_grad_enabled():
             outcome = checkpoint(self._advance, *arguments, use_reentrant=False)
         else:
             outcome = self._advance(*arguments)
-        return Step(outcome.state, truth, outcome.features, keys), outcome.terms, outcome.shown
 
-    def _teachers(self) -> list[tuple[str, Forecaster]]:
-        """Term -> its teacher, read when it is first needed and no part of this module."""
+        def run(past: list[Tensor], forcings: Tensor, noise: Tensor) -> tuple[Tensor, Features]:
+            again = self._advance(past, forcings, from_analysis, times, noise, truth)
+            return again.state, again.features
+
+        state, dates = outcome.state, batch.dates[:, self.fields.input_steps + step]
+        if present is not None:
+            state = state.where(present[:, None], 0.0)
+        score, places = self._score(state, truth), batch.places
+        seen = Step(state, truth, score, outcome.features, keys, past, forcings, noise, run, places, dates)
+        return seen, outcome.terms, outcome.shown
+
+    def _teachers(self) -> dict[str, list[Forecaster]]:
+        """Term -> its teachers, read when they are first needed and no part of this module."""
         for name, term in self.loss.terms.items():
-            if term.teacher is not None and name not in self._taught_by:
-                self._taught_by[name] = load_teacher(term.teacher, self.fields).to(self.lower.device)
-        return list(self._taught_by.items())
+            if term.teachers and name not in self._taught_by:
+                read = [load_teacher(folder, self.fields) for folder in term.teachers]
+                self._taught_by[name] = [teacher.to(self.lower.device) for teacher in read]
+        return self._taught_by
 
     def _sum(self, score: Tensor, further: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The loss, and detached: per-variable means of the score (G, V), and every term."""
         area_means = torch.einsum("gv,g->v", score.detach(), self.weights.sum(dim=1))
         names = (f"{self.loss.name}/{name}" for name in self.fields.variables)
         loss = (score * self.weights).sum()
-        parts = {name: torch.stack([step[name] for step in further]).mean() for name in further[0]}
+        parts = {name: torch.stack([step[name] for step in further if name in step]).mean() for name in further[-1]}
         for name, part in parts.items():
             loss = loss + (self.loss.terms[name].weight if name in self.loss.terms else 1.0) * part
         shown = {f"terms/{name}": part.detach() for name, part in parts.items()}

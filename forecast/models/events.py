@@ -55,6 +55,15 @@ class EventHead(nn.Module):
         logits = self.read(hidden.float())
         return logits.softmax(dim=-1) if self.bins else logits.sigmoid()
 
+    def bounds(self, fields: Fields) -> dict[str, list[float]]:
+        """Edges of all bins, normalised, the outer ones as far as the archive's values go; nothing for exceedances."""
+        if not self.bins:
+            return {}
+        extremes = torch.tensor([[fields.statistics[self.event.variable][name]] for name in ("minimum", "maximum")])
+        low, high = Normaliser(fields, (self.event.variable,))(extremes.float())[:, 0].tolist()
+        edges = self.thresholds.tolist()
+        return {"edges": [min(low, edges[0] - 0.1), *edges, max(high, edges[-1] + 0.1)]}
+
     @property
     def columns(self) -> dict[str, dict[str, Any]]:
         """Name -> CF attributes of each probability."""

@@ -23,7 +23,9 @@ class Network(nn.Module):
 
     Attributes:
         noise_shape: (N, C) of one member and step. hidden_width: of the features that event heads read.
+        latent_width: of the latent; 0 where there is none that losses could take.
     """
 
     noise_shape: tuple[int, int]
     hidden_width: int
+    latent_width: int = 0

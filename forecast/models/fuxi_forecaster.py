@@ -25,9 +25,10 @@ from forecast.models.base import Forecaster, Outcome, clock, multiplies_in_half
 from forecast.models.features import Features
 from forecast.models.fields import Fields
 from forecast.models.latent import Gaussian, divergence
-from forecast.models.terms import Step
 from forecast.models.variational import VariationalNetwork
 
+READ_FEATURES = ("event", "distribution", "members", "rollout")
+"""what a term is of, if it may read features of grid points"""
 Known = tuple[Tensor, Tensor]
 """forcings (B, G, F) and times (B, 3)"""
 
@@ -48,8 +49,8 @@ class FuxiForecaster(Forecaster):
         self.begin_update(0)
 
     def _make_network(self) -> VariationalNetwork:
-        events = any(term.event is not None for term in self.loss.terms.values())
-        return VariationalNetwork(self.section, self.fields, events)
+        read = any(term.of in READ_FEATURES for term in self.loss.terms.values())
+        return VariationalNetwork(self.section, self.fields, read)
 
     def begin_update(self, update: int) -> None:
         """Set beta, which follows its schedule from the first update with several members on."""
@@ -152,15 +153,15 @@ class FuxiForecaster(Forecaster):
     def _flat(self, noise: Tensor) -> Tensor:
         return noise.squeeze(-1)
 
-    def _score(self, step: Step) -> Tensor:
+    def _score(self, members: Tensor, truth: Tensor) -> Tensor:
         """Members of posterior and prior are scored apart: together they are no sample of either."""
-        members = step.members.shape[1]
-        count = self.prior_members(members)
-        if members == 1 or count in (0, members):
-            return super()._score(step)
-        parts = step.members.split([members - count, count], dim=1)
-        posterior, prior = (self.score(part, step.truth) for part in parts)
-        return ((members - count) * posterior + count * prior) / members
+        total = members.shape[1]
+        count = self.prior_members(total)
+        if total == 1 or count in (0, total):
+            return super()._score(members, truth)
+        parts = members.split([total - count, count], dim=1)
+        posterior, prior = (self.score(part, truth) for part in parts)
+        return ((total - count) * posterior + count * prior) / total
 
     @torch.no_grad()
     def diagnose(self, batches: Iterable[Batch], members: int, seed: int) -> dict[str, dict[str, list[float | None]]]:

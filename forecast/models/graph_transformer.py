@@ -29,7 +29,7 @@ class GraphTransformer(Network):
         self.noise = NoiseEmbedding(section.noise_channels, section.noise_hidden)
         self.layers = nn.ModuleList(blocks.ProcessorLayer(section, graph) for _ in range(section.layers))
         self.decoder = blocks.Decoder(section, graph, inputs, outputs)
-        self.hidden_width = self.decoder.hidden_width
+        self.hidden_width, self.latent_width = self.decoder.hidden_width, section.width
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Features]:
         """(B, M, G, outputs) and features from x (B, M or 1, G, inputs) and noise (B, M, N, C).

@@ -1,14 +1,13 @@
 """Losses beside the score of the members: on events, on the latent, on the weights, with or without a teacher.
 
 A loss of the library says by the names of its parameters what it wants (`members`, `logits`, `first`, `teacher`, ...);
-a term gives it what the forecaster has to offer under these names.
+a term gives it what its offer (`offers`) has under these names.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,104 +17,112 @@ from forecast import losses
 from forecast.core import seeding
 from forecast.core.errors import ForecastError
 from forecast.core.grids import from_points
-from forecast.core.sections import Event, Term
+from forecast.core.sections import Event, Of, Term
+from forecast.models.attention import attention_layers
 from forecast.models.events import EventHead, head_name
-from forecast.models.features import Features
+from forecast.models.features import Network
 from forecast.models.fields import Fields
+from forecast.models.offers import About, Offer, OfWeights, Sizes, Step, Taught
+from forecast.models.offers_critic import OfCritic
+from forecast.models.offers_events import OfDistribution, OfEvent
+from forecast.models.offers_latent import OfAttention, OfCode, OfLatent
+from forecast.models.offers_members import OfMembers, OfRollout
 
+OFFERS: dict[Of, type[Offer]] = {
+    "members": OfMembers,
+    "rollout": OfRollout,
+    "event": OfEvent,
+    "distribution": OfDistribution,
+    "latent": OfLatent,
+    "code": OfCode,
+    "attention": OfAttention,
+    "critic": OfCritic,
+    "weights": OfWeights,
+}
+AT_CALL = ("weight", "generator", "nothing", "everything")
+"""inputs that a loss is given wherever it takes them and there are any"""
 _LOGITS = {"logits", "scores", "forecast", "prediction", "student"}
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a rollout, as the terms see it.
-
-    Attributes:
-        members: (B, M, G, V) states, normalised. truth: (B, G, V), normalised.
-        features: of the network that made the members.
-        keys: (B,) keys of the samples, for losses that draw.
-    """
-
-    members: Tensor
-    truth: Tensor
-    features: Features
-    keys: Sequence[int]
-
-
 class Terms(nn.Module):
-    """The further terms of a forecaster's loss, and the event heads that some of them share.
+    """The further terms of a forecaster's loss, the event heads that some of them share, and what learns with them.
 
     Args:
-        terms: from the config. fields: of the forecaster. width: of the features that heads read.
+        terms: from the config. fields, network: of the forecaster.
 
     Raises:
         ForecastError: an unknown loss or option, an event of no variable, or a loss that wants what is not there.
     """
 
-    def __init__(self, terms: Mapping[str, Term], fields: Fields, width: int) -> None:
+    def __init__(self, terms: Mapping[str, Term], fields: Fields, network: Network) -> None:
         super().__init__()
         events = {head_name(term.event): term.event for term in terms.values() if term.event is not None}
-        self.heads = nn.ModuleDict({name: EventHead(event, fields, width) for name, event in events.items()})
+        heads = {name: EventHead(event, fields, network.hidden_width) for name, event in events.items()}
+        read = {head_name(term.event) for term in terms.values() if term.event is not None and term.of == "event"}
+        self.heads = nn.ModuleDict({name: head for name, head in heads.items() if name in read})
         self.terms = dict(terms)
-        self.grid = from_points(fields.latitudes, fields.longitudes) if terms else None
-        context = {"grid": self.grid, "variables": fields.variables}
-        built = {name: losses.build({"name": term.loss, **term.options}, **context) for name, term in terms.items()}
-        self.losses = nn.ModuleDict(built)
-        self.wanted = {name: _wanted(module) for name, module in self.losses.items()}
+        layers = attention_layers(network)
+        sizes = Sizes(len(fields.variables), network.hidden_width, network.latent_width, len(layers),
+                      layers[0].heads if layers else 0)  # fmt: skip
+        grid = from_points(fields.latitudes, fields.longitudes) if terms else None
+        self.about: dict[str, About] = {}
+        self.losses, self.companions = nn.ModuleDict(), nn.ModuleDict()
+        for name, term in terms.items():
+            takes = losses.registry.entry(term.loss).takes
+            head = heads[head_name(term.event)] if term.event is not None else None
+            assert grid is not None
+            about = About(name, term, takes, (), (), fields, grid, head)
+            _check(about, sizes)
+            context = {"grid": grid, "variables": fields.variables, **OFFERS[term.of].context(about, sizes)}
+            self.losses[name] = losses.build({"name": term.loss, **term.options}, **context)
+            self.about[name] = about = _with_inputs(about, self.losses[name])
+            key, companion = _companion_name(about), OFFERS[term.of].companion(about, sizes)
+            if companion is not None and key not in self.companions:
+                self.companions[key] = companion
 
     def forward(
-        self, step: Step, weights: Tensor, network: nn.Module, teachers: Mapping[str, tuple[Terms, Step]]
+        self,
+        steps: Sequence[Step],
+        weights: Tensor,
+        network: nn.Module,
+        teachers: Mapping[str, Sequence[tuple[Terms, Step]]],
+        last: bool = True,
     ) -> dict[str, Tensor]:
         """Value of each term, before its weight.
 
         Args:
-            weights: (G, V) of the score, summing to 1. network: whose matrices terms `of: weights` take.
-            teachers: term -> the teacher's terms (for its heads) and its step from the same states.
+            steps: of the rollout, the newest last. weights: (G, V) of the score, summing to 1.
+            network: whose matrices terms `of: weights` take.
+            teachers: term -> the teachers' terms (for their heads) and their steps from the same states.
+            last: whether the rollout ends, and terms of it are due.
         """
-        out = {}
-        for name, term in self.terms.items():
-            offer = self._offer(name, step, weights, network)
-            if name in teachers:
-                theirs, same = teachers[name]
-                offer |= {"student": _compared(self, term, step), "teacher": _compared(theirs, term, same)}
-            out[name] = self._call(name, offer)
-        return out
+        return {
+            name: self._value(name, steps, weights, network, teachers.get(name, ()))
+            for name, term in self.terms.items()
+            if term.of != "rollout" or last
+        }
 
-    def _offer(self, name: str, step: Step, weights: Tensor, network: nn.Module) -> dict[str, Any]:
-        term = self.terms[name]
-        generator = torch.Generator(step.truth.device).manual_seed(seeding.key(step.keys[0], "loss") >> 1)
-        common: dict[str, Any] = {"generator": generator}
-        if term.event is not None:
-            rows = "features" in self.wanted[name][0]
-            takes = "rows" if rows else losses.registry.entry(term.loss).takes
-            return common | self._event(term.event, step, weights, takes)
-        if term.of == "weights":
-            return common | {"weights": [p for p in network.parameters() if p.ndim == 2]}
-        if term.of == "latent":
-            return common | _latent(step.features.latent)
-        common |= {"members": step.members, "references": step.truth[:, None], "weight": weights / weights.mean()}
-        if not {"forecast", "prediction", "student"} & set(self.wanted[name][0]):
-            return common | _distribution(step.members) | {"truth": step.truth}
-        each, truth = step.members.flatten(0, 1), step.truth.repeat_interleave(step.members.shape[1], dim=0)
-        return common | {"forecast": each, "prediction": each, "truth": truth, "target": truth}
-
-    def _event(self, event: Event, step: Step, weights: Tensor, takes: str) -> dict[str, Any]:
-        head = self.head(event)
-        logits, labels = head(step.features.hidden), head.labels(step.truth)
-        weight = {"weight": weights.sum(dim=1) * len(weights)}
-        if takes == "rows":
-            each = weight["weight"].expand(len(logits), -1).flatten()
-            weight["weight"] = each if labels.ndim < 3 else each[:, None]
-            logits = logits.flatten() if head.alone else logits.movedim(1, -1).flatten(0, 1)
-            labels = labels.flatten() if labels.ndim < 3 else labels.movedim(1, -1).flatten(0, 1)
-        if takes == "maps":  # which are scored whole, so that no point has a weight
-            if self.grid is None or not self.grid.is_regular:
-                raise ForecastError("loss.terms: a loss of maps needs a grid of rows and columns")
-            logits, labels = (x.unflatten(-1, self.grid.shape) for x in (logits, labels))
-            weight = {}
-        offer = dict.fromkeys(("logits", "scores", "forecast", "prediction"), logits)
-        offer["features"] = step.features.hidden.mean(dim=1).float().flatten(0, 1)
-        return offer | dict.fromkeys(("labels", "label", "outcome", "truth", "target"), labels) | weight
+    def _value(
+        self,
+        name: str,
+        steps: Sequence[Step],
+        weights: Tensor,
+        network: nn.Module,
+        teachers: Sequence[tuple[Terms, Step]],
+    ) -> Tensor:
+        term, about = self.terms[name], self.about[name]
+        seed = seeding.key(steps[-1].keys[0], "loss") >> 1
+        generator = torch.Generator(steps[-1].truth.device).manual_seed(seed)
+        of_event = term.of == "event" and term.event is not None
+        taught = [Taught(terms.head(term.event) if of_event and term.event else None, step) for terms, step in teachers]
+        companion = dict(self.companions.items()).get(_companion_name(about))
+        offer = OFFERS[term.of](steps, about, weights, network, companion, taught, generator)
+        inputs = [getattr(offer, parameter) for parameter in about.needed if parameter != "index"]
+        at_call = {parameter: getattr(offer, parameter) for parameter in about.optional}
+        if "index" in about.needed:
+            at_call["index"] = offer.index  # type: ignore[attr-defined]
+        value = self.losses[name](*inputs, **{key: given for key, given in at_call.items() if given is not None})
+        return value[0] if isinstance(value, tuple) else value  # a combined loss tells its parts as well
 
     def begin_epoch(self, epoch: int) -> None:
         """Tell losses that go by epochs that the next one, counted from 0, begins."""
@@ -139,9 +146,10 @@ class Terms(nn.Module):
 
     def _trained(self) -> list[tuple[EventHead, str]]:
         """The heads whose logits some term reads, and the losses of these terms."""
-        readers = {name: [term.loss for key, term in self.terms.items() if term.event is not None
-                          and head_name(term.event) == name and _LOGITS & set(self.wanted[key][0])]
-                   for name in self.heads}  # fmt: skip
+        readers: dict[str, list[str]] = {name: [] for name in self.heads}
+        for about in self.about.values():
+            if about.term.of == "event" and about.term.event is not None and about.wants(*_LOGITS):
+                readers[head_name(about.term.event)].append(about.term.loss)
         return [(self._head(name), ", ".join(losses)) for name, losses in readers.items() if losses]
 
     def head(self, event: Event) -> EventHead:
@@ -160,55 +168,58 @@ class Terms(nn.Module):
         assert isinstance(head, EventHead)
         return head
 
-    def _call(self, name: str, offer: dict[str, Any]) -> Tensor:
-        needed, optional = self.wanted[name]
-        missing = [parameter for parameter in needed if parameter not in offer]
-        if missing:
-            term = self.terms[name]
-            raise ForecastError(
-                f"loss.terms.{name}: `{term.loss}` wants `{missing[0]}`, which training with `of: {term.of}`"
-                f"{'' if term.teacher else ' and no teacher'} does not offer"
-            )
-        given = {parameter: offer[parameter] for parameter in optional if parameter in offer}
-        value = self.losses[name](*(offer[parameter] for parameter in needed), **given)
-        return value[0] if isinstance(value, tuple) else value  # a combined loss tells its parts as well
+
+def _check(about: About, sizes: Sizes) -> None:
+    """That the forecaster has what the term is of."""
+    term, where = about.term, f"loss.terms.{about.name}"
+    if term.of in ("latent", "code") and not sizes.latent:
+        raise ForecastError(f"{where}: this kind of model has no latent")
+    if term.of == "attention" and not sizes.layers:
+        told = "a graph transformer of compact blocks does, unless its processor has windows"
+        raise ForecastError(f"{where}: this model tells no attention; {told}")
+    if term.variable is not None and term.variable not in about.fields.variables:
+        known = ", ".join(about.fields.variables)
+        raise ForecastError(f"{where}: a distribution of `{term.variable}`; the forecaster predicts {known}")
 
 
-def _latent(latent: Tensor) -> dict[str, Tensor]:
-    """Rows (R, D) of the first two members, mesh nodes being samples, and the moments of each, (1, D)."""
-    first, second = (latent[:, m].float().flatten(0, 1) for m in (0, 1))
-    offer = {"features": first, "first": first, "second": second}
-    for name, rows in (("", first), ("first_", first), ("second_", second), ("prior_", second)):
-        variance, mean = torch.var_mean(rows, dim=0, keepdim=True)
-        offer |= {f"{name}mean": mean, f"{name}logvar": variance.clamp_min(1e-6).log()}
-    return offer
+def _with_inputs(about: About, module: nn.Module) -> About:
+    """With the names of the inputs that a loss needs, and of those that it takes.
 
-
-def _distribution(members: Tensor) -> dict[str, Tensor]:
-    """The ensemble (B, M, G, V) as a normal distribution, as quantiles and as an interval, at each point."""
-    variance, mean = torch.var_mean(members, dim=1)
-    ordered = members.sort(dim=1).values
-    sigma = variance.clamp_min(1e-8).sqrt()
-    return {"mean": mean, "sigma": sigma, "variance": variance, "quantiles": ordered, "lower": ordered[:, 0],
-            "upper": ordered[:, -1]}  # fmt: skip
-
-
-def _compared(terms: Terms, term: Term, step: Step) -> Tensor:
-    """What of a student and its teacher is compared: logits (B, K, G), features (R, D) or states (B * M, G, V)."""
-    if term.event is not None:
-        logits = terms.head(term.event)(step.features.hidden)
-        return logits if logits.ndim == 3 else logits[:, None]
-    if term.of == "latent":
-        return step.features.latent.float().flatten(0, 2)
-    return step.members.flatten(0, 1)
-
-
-def _wanted(module: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of the inputs that a loss needs, and of those that it takes."""
-    if isinstance(module, losses.wrappers.CombinedLoss):
-        return _wanted(next(iter(module.terms.values())))
-    function = getattr(module, "function", module.forward)
-    parameters = inspect.signature(function).parameters.values()
+    Raises:
+        ForecastError: it needs what is not offered.
+    """
+    parameters = _parameters(module)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = [p.name for p in positional if p.default is p.empty]
-    return needed, [p.name for p in parameters if p.name in ("weight", "generator")]
+    needed = tuple(p.name for p in positional if p.default is p.empty)
+    given = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    if "index" in given and ("samples" in about.term.options or about.term.loss == "aggregate"):
+        needed += () if "index" in needed else ("index",) if about.term.loss != "aggregate" else ()
+    offer, term = OFFERS[about.term.of], about.term
+    there = {name for name in needed if hasattr(offer, name) and (term.teachers or name not in offer.taught)}
+    for name in needed:
+        if name not in there:
+            without = "" if term.teachers else " and no teacher"
+            raise ForecastError(
+                f"loss.terms.{about.name}: `{term.loss}` wants `{name}`, which training with `of: {term.of}`{without} "
+                "does not offer"
+            )
+    optional = [name for name in AT_CALL if name in given and hasattr(offer, name)]
+    if about.term.loss == "aggregate":
+        optional.append("index")
+    return About(about.name, term, about.takes, needed, tuple(optional), about.fields, about.grid, about.head)
+
+
+def _parameters(module: nn.Module) -> list[inspect.Parameter]:
+    """Of the loss, or of that which it wraps."""
+    if type(module).__module__ == losses.wrappers.__name__:
+        parts = getattr(module, "terms", None) or getattr(module, "parts", None)
+        inner: Any = module.base if parts is None else next(iter(parts.children()))
+        return _parameters(inner)
+    return list(inspect.signature(getattr(module, "function", module.forward)).parameters.values())
+
+
+def _companion_name(about: About) -> str:
+    """Terms of one sparse code share it, as do those of one critic; else a companion is the term's own."""
+    if about.term.of == "critic" and not about.wants("marginal"):
+        return "critic" if about.term.event is None else f"critic of {head_name(about.term.event)}"
+    return "code" if about.term.of == "code" else about.name

@@ -110,7 +110,7 @@ class VariationalNetwork(Network):
         grid = regular(fields)
         self.geometry = Geometry.of(section, (grid.shape[0], grid.shape[1]), wraps(grid))
         self.section, self.channels = section, fields.input_steps * len(fields.prognostic)
-        self.hidden_width = section.event_width
+        self.hidden_width, self.latent_width = section.event_width, section.width
         learnt = section.latent.prior == "learnt"
         trained = section.prior_share < 1 or section.divergence.beta > 0
         inputs = fields.input_steps

@@ -51,7 +51,7 @@ def class_correlation(
     source="You et al. 2021, Test-time batch statistics calibration for covariate shift (Core)",
     use="regime or precipitation-type head on a new analysis version, without labels",
     status="from memory",
-    takes="other",
+    takes="rows",
 )
 class ClassCorrelationLoss(Loss, of=class_correlation):
     """`class_correlation` with its settings fixed."""
