@@ -78,6 +78,9 @@ def run(
     lead: Annotated[str, typer.Option(help="how far")] = "15d",
     out: Annotated[Path | None, typer.Option(help="forecast store to write (with a config: its run folder)")] = None,
     analysis: Annotated[Path | None, typer.Option(help="store to start from; that of the training if absent")] = None,
+    perturbation: Annotated[
+        str | None, typer.Option(help="of initial states: none, gaussian, correlated, bred, lagged, ensemble")
+    ] = None,
     score: Annotated[Path | None, typer.Option(help="store to score against while it forecasts")] = None,
     scores: Annotated[Path | None, typer.Option(help="folder of these scores; OUT-scores if absent")] = None,
     store: Annotated[bool, typer.Option(help="keep the fields; without, those of a start go once scored")] = True,
@@ -97,7 +100,8 @@ def run(
         raise ForecastError("--no-store leaves nothing behind unless it is scored: add --score TRUTH")
     scoring = Scoring(score, scores, analysis, store) if score else None
     share = parse_part(part) if part else part_of_environment(os.environ)
-    settings = [*(settings or ()), *([f"forecast.member_batch={batch}"] if batch else [])]
+    chosen = {"forecast.member_batch": batch, "forecast.perturbation": perturbation}
+    settings = [*(f"{key}={value}" for key, value in chosen.items() if value is not None), *(settings or ())]
     if config is not None and checkpoint is None:
         made = generate.generate(_load(config, settings, out), share, scoring)
     elif checkpoint is not None and config is None and out is not None:

@@ -12,7 +12,8 @@ from forecast.core.errors import ForecastError
 from forecast.core.store import Store
 from forecast.core.times import format_duration
 from forecast.inference.system import LearntSystem, fingerprint
-from forecast.planet.ensemble import Perturbations, PhysicsSystem
+from forecast.planet.ensemble import PhysicsSystem
+from pipelines import perturbations
 
 Settings = dict[str, Any]
 """what the fields of a system depend on besides start, member and step"""
@@ -25,11 +26,9 @@ def analyses(config: Config) -> Store:
 
 def learnt(config: Config, checkpoint: Path, analysis: Store) -> tuple[LearntSystem, Settings]:
     """The forecaster in `checkpoint`, with the seed, perturbation and device of `config`."""
-    section, perturbations = config.forecast, None
-    if section.perturbation == "analysis-error":
-        perturbations = Perturbations(_truncation(config, "forecast.perturbation=analysis-error"), config.seed)
-    system = LearntSystem(checkpoint, analysis, config.seed, perturbations, config.training.device)
-    return system, system.settings | {"perturbation": section.perturbation}
+    system = LearntSystem(checkpoint, analysis, config.seed, None, config.training.device)
+    system.perturb(perturbations.build(config, system))
+    return system, system.settings | {"perturbation": perturbations.described(config.forecast.perturbation)}
 
 
 def physics(config: Config, kind: str, analysis: Store) -> tuple[PhysicsSystem, Settings]:
@@ -37,7 +36,7 @@ def physics(config: Config, kind: str, analysis: Store) -> tuple[PhysicsSystem, 
 
     Its members differ by their initial states alone, so they are always perturbed.
     """
-    truncation = _truncation(config, f"forecast.physics.{kind}")
+    truncation = perturbations.truncation(config, f"forecast.physics.{kind}")
     system = PhysicsSystem(analysis, kind, truncation, config.seed)
     about = {"analysis": fingerprint(analysis), "seed": config.seed, "perturbation": "analysis-error"}
     return system, about | {"block": system.block, "accumulation": format_duration(system.step)}
@@ -56,9 +55,3 @@ def trained_with(checkpoint: Path, settings: tuple[str, ...] = ()) -> Config:
         raise ForecastError(f"{checkpoint} is no checkpoint of a training run: {hint}") from None
     raw["root"] = str(checkpoint.resolve().parents[1])
     return configs.parse(raw, f"config of {checkpoint}", settings)
-
-
-def _truncation(config: Config, what: str) -> int:
-    if config.source.kind != "planet":
-        raise ForecastError(f"{what} needs the sample planet, but source.kind is {config.source.kind}: leave it out")
-    return config.source.truncation

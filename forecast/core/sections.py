@@ -214,6 +214,30 @@ class OutputSection(Section):
     grib: dict[str, int | str] = Field({}, description="further GRIB keys, e.g. centre")
 
 
+class PerturbationSection(Section):
+    """How the initial states of learnt members depart from the analysis (docs/ensembles.md)."""
+
+    kind: Literal["none", "analysis-error", "gaussian", "correlated", "bred", "lagged", "ensemble"] = Field(
+        "none", description="analysis-error: sample planet only; ensemble: members of an ensemble of analyses"
+    )
+    scale: float = Field(1.0, gt=0, description="size, in analysis errors")
+    error: Literal["auto", "ensemble", "truth", "tendency"] | dict[str, float] = Field(
+        "auto",
+        description="analysis error: spread of the analyses, their distance to the truth, a fifth of the changes in a "
+        "step, or stated by variable (0 for the rest); auto: the first that the stores allow",
+    )
+    length: float = Field(500.0, gt=0, description="km, of correlated ones; bred ones begin with them, too")
+    cycles: int = Field(8, ge=1, description="of breeding, a step each")
+    lags: int = Field(4, ge=1, description="steps of the longest lagged forecast")
+    ensemble: str | None = Field(None, description="store with the ensemble of analyses; the analysis store if absent")
+    recentred: bool = Field(True, description="pairs with opposite signs; an ensemble of analyses about the analysis")
+    control: bool = Field(False, description="member 0 starts from the analysis itself")
+
+
+def _kind(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
 class ForecastSection(Section):
     """The ensembles to make."""
 
@@ -226,8 +250,9 @@ class ForecastSection(Section):
         ge=1,
         description="members computed and written as one; what fits memory if absent, the fields are the same",
     )
-    perturbation: Literal["none", "analysis-error"] = Field(
-        "none", description="of the learnt members' initial states; physics members are always perturbed"
+    perturbation: Annotated[PerturbationSection, BeforeValidator(_kind)] = Field(
+        PerturbationSection(),
+        description="of the learnt members' initial states, a kind or a section; physics members always are perturbed",
     )
     physics: dict[Literal["perfect", "imperfect"], str] = Field(
         {}, description="planet only: settings -> forecast store"

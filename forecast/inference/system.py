@@ -34,6 +34,10 @@ class Perturbations(Protocol):
     def variables(self) -> tuple[str, ...]:
         """What it must be given; more than the forecaster reads, if these are to stay in balance."""
 
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Where else it reads the dates of a start."""
+
     def needs(self, start: np.datetime64) -> np.ndarray:
         """Dates (N,) whose analyses it reads itself."""
 
@@ -73,14 +77,22 @@ class LearntSystem:
     ) -> None:
         self.model = load_forecaster(checkpoint).to(_device(device)).eval()
         self.fields = self.model.fields
-        self.analysis, self.seed, self.perturbations = analysis, seed, perturbations
+        self.analysis, self.seed = analysis, seed
         _check_grid(analysis, self.fields)
         self._events = self.model.terms.probabilities
-        analysis.position((*self.fields.variables, *(perturbations.variables if perturbations else ())))
+        analysis.position(self.fields.variables)
+        self.perturb(perturbations)
         static = static_fields(analysis, self.fields.static)
         forcings = Forcings(self.fields.forcings, self.fields.latitudes, self.fields.longitudes, static)
         self._calls = Calls(self.model, forcings)
         self.block = self._calls.size
+
+    def perturb(self, perturbations: Perturbations | None) -> None:
+        """Give members initial states of their own, or the analysis to all."""
+        self.analysis.position(perturbations.variables if perturbations else ())
+        for store in perturbations.stores if perturbations else ():
+            _check_grid(store, self.fields)
+        self.perturbations = perturbations
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,6 +128,8 @@ class LearntSystem:
             ForecastError: lists all that have not.
         """
         check_starts(self.analysis, {start: self._needs(start) for start in starts})
+        for store in self.perturbations.stores if self.perturbations else ():
+            check_starts(store, {start: input_dates(start, self.step, self.fields.input_steps) for start in starts})
 
     def forecast(self, start: np.datetime64, members: Sequence[int], steps: int) -> Iterator[np.ndarray]:
         """States (M, V, G) float32 at steps 0 (the initial states), 1, ..., `steps`; see `ensemble.System`."""

@@ -35,6 +35,7 @@ class Perturbations:
     """
 
     variables = VARIABLES
+    stores = ()
 
     def __init__(self, truncation: int = 21, seed: int = 1) -> None:
         self.sphere = Harmonics(truncation, grid(truncation), np.float32)

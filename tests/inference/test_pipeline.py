@@ -91,6 +91,33 @@ def test_forecasts_start_from_the_analysis_store_that_is_given(trained, tmp_path
         assert np.array_equal(made.read("z_500", 0, 0), expected)
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "correlated", "bred", "lagged"])
+def test_members_start_from_perturbed_analyses(trained, tmp_path, kind) -> None:
+    """Pairs about the analysis; the control is the analysis; the store says which kind it was."""
+    about = f"forecast.perturbation={{kind: {kind}, control: true, cycles: 3, lags: 2, length: 2000}}"
+    out = run(trained / "training/best", parse_starts(["2001-02-02"]), 3, DAY, tmp_path / "f.zarr", changes=(about,))
+    made, analysis = Forecasts.open(out), Store.open(trained / "analysis.zarr")
+    assert made.settings["perturbation"]["kind"] == kind and made.settings["perturbation"]["control"] is True
+    for name in ("z_500", "t_850"):
+        expected = analysis.read(analysis.index(made.starts[0]), [name])[0, 0].astype(float)
+        control, plus, minus = made.read(name, 0, 0).astype(float)
+        assert np.array_equal(control, expected) and np.abs((plus + minus) / 2 - expected).max() < 1e-2
+        size = np.abs(plus - minus).mean() / 2
+        assert 0.2 < size / {"z_500": 100, "t_850": 0.3}[name] < 2.5, "some analysis errors, which are 100 and 0.3"
+    assert np.array_equal(made.read("tp", 0, 0)[0], made.read("tp", 0, 0)[1])
+
+
+def test_too_short_archives_are_told_before_anything_is_computed(trained, tmp_path) -> None:
+    """Breeding over 8 cycles of 6 hours would begin two days earlier, in the year before."""
+    about = ("forecast.perturbation={kind: bred, cycles: 8}",)
+    with pytest.raises(ForecastError, match=r"2001-01-02T00 \(2000-12-31T18 is outside 2001-01-01T00"):
+        run(trained / "training/best", parse_starts(["2001-01-02"]), 3, DAY, tmp_path / "f.zarr", changes=about)
+    with pytest.raises(ForecastError, match="analysis.zarr holds single analyses, no ensemble: give forecast.pert"):
+        about = ("forecast.perturbation=ensemble",)
+        run(trained / "training/best", parse_starts(["2001-02-02"]), 3, DAY, tmp_path / "f.zarr", changes=about)
+    assert not (tmp_path / "f.zarr").exists()
+
+
 def test_settings_change_what_training_recorded(trained, tmp_path) -> None:
     arguments = (trained / "training/best", parse_starts([STARTS]), 3, DAY, tmp_path / "f.zarr")
     made = run(*arguments, changes=("seed=7", "forecast.member_batch=1"))
