@@ -40,20 +40,48 @@ def check(config: ConfigFile, settings: Settings = None, out: Out = None) -> Non
 
 
 @app.command()
-def ingest(config: ConfigFile, settings: Settings = None, out: Out = None) -> None:
+def ingest(
+    config: ConfigFile,
+    settings: Settings = None,
+    out: Out = None,
+    update: Annotated[bool, typer.Option("--update", help="append dates, read again what has changed")] = False,
+    replace: Annotated[str | None, typer.Option(metavar="FIRST..LAST", help="read these dates again")] = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="say what would be read and written, and stop")] = False,
+) -> None:
     """Write the config's source into a sharded Zarr store (and the analysis store, if any)."""
     from pipelines.ingest import ingest
 
-    for path in ingest(_load(config, settings, out)):
+    again = times.period(replace, "--replace") if replace else None
+    for path in ingest(_load(config, settings, out), update, again, dry):
         typer.echo(path)
 
 
 @app.command()
-def inspect(store: Annotated[Path, typer.Argument(help="a store or a forecast store")]) -> None:
+def inspect(
+    store: Annotated[Path, typer.Argument(help="a store or a forecast store")],
+    check: Annotated[bool, typer.Option("--check", help="also read everything and verify its checksums")] = False,
+) -> None:
     """Show what a store holds: variables, dates, gaps, statistics, chunks, sizes."""
     from forecast.data.inspect import inspect
+    from forecast.data.verify import verify as verify_store
 
     stdout.print(inspect(store))
+    if check:
+        stdout.print(verify_store(store))
+
+
+@app.command("export-store")
+def export_store(
+    store: Annotated[Path, typer.Argument(help="a store")],
+    out: Annotated[Path, typer.Argument(help="Zarr v2 store to write, in anemoi's layout")],
+    variables: Annotated[str | None, typer.Option(help="z_500,2t,...; all if absent")] = None,
+    period: Annotated[str | None, typer.Option(metavar="FIRST..LAST", help="all dates if absent")] = None,
+) -> None:
+    """Export a subset of a store for anemoi-datasets with zarr 2."""
+    from forecast.data.export_anemoi import export_anemoi
+
+    dates = times.period(period, "--period") if period else None
+    typer.echo(export_anemoi(store, out, variables.split(",") if variables else None, dates))
 
 
 @app.command()

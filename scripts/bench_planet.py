@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from forecast import planet
-from forecast.core.sections import PlanetSource
+from forecast.core.archive_sections import PlanetSource
 from forecast.core.sphere import Harmonics
 from forecast.planet.climate import annual
 from forecast.planet.settings import GRAVITY, RADIUS

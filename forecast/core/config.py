@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from forecast.core.archive_sections import Source, StoreSection
 from forecast.core.errors import ForecastError
 from forecast.core.model_sections import KINDS, GraphTransformerSection, ModelSection
 from forecast.core.sections import (
@@ -18,13 +19,11 @@ from forecast.core.sections import (
     ForecastSection,
     LossSection,
     Section,
-    Source,
-    StoreSection,
     TrainingSection,
     VerificationSection,
 )
 
-_TAGS = {"planet", "grib", "netcdf", *KINDS}
+_TAGS = {"planet", "grib", "netcdf", "zarr", "anemoi", *KINDS}
 """kinds of sections, which pydantic puts between the keys of an error"""
 S = TypeVar("S", bound=Section)
 

@@ -19,40 +19,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
 
 
-class PlanetSource(Section):
-    """The sample planet as an archive (forecast/planet)."""
-
-    kind: Literal["planet"]
-    years: int = Field(8, ge=1, description="simulated years, one trajectory each, run side by side")
-    first_year: int = 2001
-    truncation: Literal[21, 31] = 21
-    seed: int = 1
-
-
-class FileSource(Section):
-    """GRIB or NetCDF files."""
-
-    kind: Literal["grib", "netcdf"]
-    paths: tuple[str, ...] = Field(min_length=1, description="files or glob patterns, relative to the working folder")
-    variables: tuple[str, ...] | None = Field(None, description="names to keep (z_500, 2t); all if absent")
-    rename: dict[str, str] = Field({}, description="name in the file -> ERA5 name, where the file's is not known")
-    units: dict[str, str] = Field({}, description="ERA5 name -> unit, where the file states none")
-    frequency: Duration | None = Field(None, description="time step of the store; the files' own if absent")
-
-
-Source = Annotated[PlanetSource | FileSource, Field(discriminator="kind")]
-
-
-class StoreSection(Section):
-    """What ingest writes."""
-
-    path: str = "truth.zarr"
-    analysis: str | None = Field(None, description="second store with the analyses (sample planet only)")
-    dates_per_shard: int = Field(64, ge=1)
-    workers: int = Field(2, ge=1, description="Dask threads")
-    allow_nan: bool = Field(False, description="accept missing values within fields, e.g. sst over land")
-
-
 Normalisation = Literal["mean-std", "std", "max", "none", "log"]
 Forcing = Literal[
     "cos_latitude", "sin_latitude", "cos_longitude", "sin_longitude",

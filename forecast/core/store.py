@@ -16,7 +16,8 @@ import xarray as xr
 import zarr
 
 from forecast.core import variables as names
-from forecast.core.chunks import Selection, open_states
+from forecast.core.calendar import DAYS, calendar_day, hour_of
+from forecast.core.chunks import FileStates, Selection, open_states
 from forecast.core.errors import ForecastError
 from forecast.core.grids import Grid, from_points
 from forecast.core.times import format_duration, format_time, parse_duration, parse_time
@@ -123,6 +124,42 @@ class Store:
         if prefix + "stdev" not in self._group:
             return None
         return {kind: self._array(prefix + kind).astype(np.float64) for kind in STATISTICS}
+
+    def climatology(
+        self, when: np.datetime64, variables: Sequence[str], window: np.timedelta64 | None = None
+    ) -> dict[str, np.ndarray]:
+        """Climatology of a calendar day and hour, over the period of the statistics.
+
+        Args:
+            when: any date; only its day of the year and its hour count.
+            window: time to either side whose days are taken together with it, at the same hour.
+
+        Returns:
+            mean and stdev (V, G) float64, NaN where there is no date, and count () of the states.
+
+        Raises:
+            ForecastError: no climatology of a variable, or of this hour, was made (store.climatology).
+        """
+        group = cast(Any, self._group.get("climatology"))
+        held = group.attrs["variables"] if group is not None else []
+        for name in variables:
+            if name not in held:
+                raise ForecastError(f"{self.path} holds no climatology of {name}: ingest it with store.climatology")
+        moment = np.array([when], "datetime64[s]")
+        second = int(hour_of(moment)[0])
+        if second not in group.attrs["seconds_of_day"]:
+            raise ForecastError(f"{self.path} holds no climatology at the hour of {format_time(moment[0])}")
+        hour, columns = group.attrs["seconds_of_day"].index(second), [held.index(name) for name in variables]
+        reach = int(window / np.timedelta64(1, "D")) if window is not None else 0
+        days = (calendar_day(moment)[0] + np.arange(-reach, reach + 1)) % DAYS
+        parts = [(int(group["count"][d, hour]), group["mean"][d, hour][columns], group["stdev"][d, hour][columns])
+                 for d in days.tolist()]  # fmt: skip
+        return _merged([part for part in parts if part[0]], (len(columns), self.latitudes.size))
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether each chunk of the states carries a checksum, which every read verifies."""
+        return isinstance(self._states, FileStates) and "crc32c" in self._states.layout.codecs
 
     @property
     def constant_fields(self) -> tuple[str, ...]:
@@ -256,6 +293,20 @@ class Store:
         coordinates["latitude"] = ("values", grid.latitudes, north)
         coordinates["longitude"] = ("values", grid.longitudes, east)
         return coordinates, ("values",), (grid.size,)
+
+
+def _merged(parts: list[tuple[int, np.ndarray, np.ndarray]], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """(count, mean, standard deviation) of several sets, as one of all."""
+    count, mean, squares = 0, np.full(shape, np.nan), np.full(shape, np.nan)
+    for n, m, s in parts:
+        m, s = m.astype(np.float64), s.astype(np.float64)
+        if not count:
+            count, mean, squares = n, m, n * s**2
+            continue
+        change, total = m - mean, count + n
+        squares += n * s**2 + change**2 * count * n / total
+        mean, count = mean + change * n / total, total
+    return {"mean": mean, "stdev": np.sqrt(squares / max(count, 1)), "count": np.array(count)}
 
 
 def _frequency(attrs: dict[str, Any], dates: np.ndarray) -> np.timedelta64:

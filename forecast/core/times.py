@@ -57,6 +57,22 @@ def duration(text: str, what: str) -> np.timedelta64:
         raise ForecastError(f"{what} {error}") from None
 
 
+def period(text: str, what: str) -> tuple[np.datetime64, np.datetime64]:
+    """First and last time of `FIRST..LAST`, which a user gave as `what`.
+
+    Raises:
+        ForecastError: not two times in order.
+    """
+    first, dots, last = text.partition("..")
+    try:
+        begin, end = parse_time(first), parse_time(last if dots else first)
+    except ValueError as error:
+        raise ForecastError(f"{what} {error}") from None
+    if end < begin:
+        raise ForecastError(f"{what} {text}: the first date lies behind the last")
+    return begin, end
+
+
 def format_duration(duration: np.timedelta64) -> str:
     """`6h`, `15d`: the shortest whole unit, as anemoi writes frequencies.
 

@@ -2,60 +2,66 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import dask
 import numpy as np
 
-from forecast import __version__, planet
-from forecast.core import variables
+from forecast.core.archive_sections import ArchiveSource, PlanetSource, StoreSection, shard_dates
 from forecast.core.config import Config
 from forecast.core.errors import ForecastError
-from forecast.core.progress import bar, console
-from forecast.core.sections import FileSource, PlanetSource
-from forecast.core.store import Store
+from forecast.core.progress import console
 from forecast.core.times import format_duration, format_time
-from forecast.data.inspect import describe_missing
+from forecast.data.ingest_planet import ingest_planet
 from forecast.data.layout import Layout
-from forecast.data.sources import Contents, Source, open_source
-from forecast.data.writer import DiskError, StoreWriter
+from forecast.data.plan import announce, describe, provenance, storage, tendency_steps, timeline
+from forecast.data.sources import Contents, open_source
+from forecast.data.tasks import BorderTask, ClimatologyTask, SlabTask, run
+from forecast.data.writer import DiskError, StoreWriter, unfinished
 
-DAY = np.timedelta64(86400, "s")
+Period = tuple[np.datetime64, np.datetime64]
 
 
-def ingest(config: Config) -> list[Path]:
+def ingest(config: Config, update: bool = False, replace: Period | None = None, dry: bool = False) -> list[Path]:
     """Write the source of `config` into its store, and the analyses into theirs where there are any.
 
     A store that is there already, from the same files and settings, is kept; an unfinished one is finished.
+
+    Args:
+        update: bring a store that is there up to date: append dates, read again what has changed.
+        replace: read these dates again in any case.
+        dry: say what would be read and written, and write nothing.
 
     Returns:
         The paths of the stores.
 
     Raises:
-        ForecastError: bad input (nothing is left behind), no room on the disk (finished slabs are kept).
+        ForecastError: bad input, dates that cannot be read, no room on the disk; finished slabs are kept.
     """
     if isinstance(config.source, PlanetSource):
-        return _from_planet(config, config.source)
+        if update or replace:
+            raise ForecastError("the sample planet's store is made in one go: remove it to make another")
+        return ingest_planet(config, config.source, dry)
     source = open_source(config.source)
     layout = plan(config, config.source, source.contents)
-    console.print(describe(layout, config))
-    writer = StoreWriter(config.path(config.store.path), layout)
-    with _nothing_half_made(writer):
-        _write_all(writer, lambda slab: _slab(source, layout, slab), config.store.workers)
+    stamps = [source.stamp(dates) if dates.size else "" for dates in _present(layout)]
+    console.print(describe(layout, config, source.contents))
+    path = config.path(config.store.path)
+    if dry:
+        return [path]
+    writer = StoreWriter(path, layout, stamps, update or replace is not None, _touched(layout, replace))
+    with unfinished(writer):
+        if not writer.complete:
+            _work(writer, SlabTask(source, writer.slabs, writer.stamps, config.source), config.store)
         console.print(announce(writer.finish()))
     return [writer.path]
 
 
-def plan(config: Config, section: FileSource, contents: Contents) -> Layout:
-    """The layout of the store of a file source.
+def plan(config: Config, section: ArchiveSource, contents: Contents) -> Layout:
+    """The layout of the store of an archive.
 
     Raises:
-        ForecastError: dates without a common step; an analysis store, which files do not have.
+        ForecastError: dates without a common step; an analysis store, which archives do not have.
     """
     if config.store.analysis is not None:
         raise ForecastError("store.analysis is for the sample planet: the truth of a real archive is its analysis")
@@ -64,6 +70,7 @@ def plan(config: Config, section: FileSource, contents: Contents) -> Layout:
         _, hours = contents.metadata[name].get("period", (0, 0))
         if hours and np.timedelta64(hours, "h") != frequency:
             console.print(f"note: {name} covers {hours} h, the store's time step is {format_duration(frequency)}")
+    size = len(contents.variables) * len(contents.members) * len(contents.latitudes) * 4
     return Layout(
         dates=axis,
         variables=contents.variables,
@@ -75,149 +82,51 @@ def plan(config: Config, section: FileSource, contents: Contents) -> Layout:
         missing=missing,
         constant=contents.constant,
         members=len(contents.members),
-        dates_per_shard=config.store.dates_per_shard,
+        dates_per_shard=config.store.dates_per_shard or shard_dates(size),
         tendencies=tendency_steps(config, frequency),
         period=config.data.train,
         allow_nan=config.store.allow_nan,
-        provenance=_provenance(config, {"members": list(contents.members), "files": list(contents.files)}),
+        provenance=provenance(config, {"members": list(contents.members), "files": list(contents.files)}),
+        **storage(config.store, contents.variables),
     )
 
 
-def timeline(found: np.ndarray, frequency: np.timedelta64 | None) -> tuple[np.ndarray, np.timedelta64, np.ndarray]:
-    """An even time axis through the dates of a source, its step, and which of its dates the source lacks.
+def _work(writer: StoreWriter, task: SlabTask, store: StoreSection) -> None:
+    """All slabs, then all borders between them, then the climatology."""
+    outcomes = run(task, writer.todo, store, f"Writing {writer.path.name}")
+    wrong = sorted((outcome for outcome in outcomes if outcome.fatal), key=lambda outcome: outcome.item)
+    if wrong:
+        raise ForecastError(wrong[0].problem + (f" (and {len(wrong) - 1} more slabs)" if len(wrong) > 1 else ""))
+    if dates := sorted(date for outcome in outcomes for date in outcome.dates):
+        listed = ", ".join(format_time(date) for date in dates[:12]) + (" ..." if len(dates) > 12 else "")
+        first = min((outcome for outcome in outcomes if outcome.problem), key=lambda outcome: outcome.item)
+        raise ForecastError(
+            f"{len(dates)} date{'s' * (len(dates) > 1)} cannot be read ({listed}): {first.problem}; "
+            f"all others are kept: mend the source and run again, or set source.unreadable to missing"
+        )
+    run(BorderTask(writer.slabs), writer.borders_todo, store, "Tendencies across slabs")
+    run(ClimatologyTask(writer.slabs), writer.climatology_todo, store, "Climatology")
 
-    Args:
-        found: (n,) datetime64[s], ascending. frequency: the step; the smallest distance of two dates if absent.
+
+def _present(layout: Layout) -> list[np.ndarray]:
+    """The dates of each slab that the source has."""
+    return [layout.dates[where][layout.present[where]] for where in layout.slabs]
+
+
+def _touched(layout: Layout, period: Period | None) -> Sequence[int]:
+    """Slabs that hold a date of a period.
 
     Raises:
-        ForecastError: a single date without a frequency; dates off the axis.
+        ForecastError: none does.
     """
-    distances = np.diff(found)
-    if frequency is None:
-        if not distances.size:
-            raise ForecastError(f"a single date, {format_time(found[0])}: give source.frequency (e.g. 6h)")
-        frequency = distances.min()
-        off = np.flatnonzero((found - found[0]) % frequency != np.timedelta64(0, "s"))
-        if off.size:
-            raise ForecastError(
-                f"the dates have no common step: {format_time(found[off[0]])} is no multiple of "
-                f"{format_duration(frequency)} from {format_time(found[0])}; give source.frequency"
-            )
-    axis = np.arange(found[0], found[-1] + np.timedelta64(1, "s"), frequency)
-    return axis, frequency, ~np.isin(axis, found)
+    if period is None:
+        return ()
+    inside = [(layout.dates[w] >= period[0]) & (layout.dates[w] <= period[1]) for w in layout.slabs]
+    touched = [k for k, some in enumerate(inside) if some.any()]
+    if not touched:
+        first, last = (format_time(date) for date in period)
+        raise ForecastError(f"--replace {first}..{last}: no date of the source lies there")
+    return touched
 
 
-def tendency_steps(config: Config, frequency: np.timedelta64) -> tuple[np.timedelta64, ...]:
-    """Steps whose differences get statistics: the store's, the forecaster's and a day, where they are whole steps."""
-    steps = (frequency, config.data.step.astype("timedelta64[s]"), DAY)
-    return tuple(step for step in steps if step % frequency == np.timedelta64(0, "s"))
-
-
-def describe(layout: Layout, config: Config) -> str:
-    """What will be written, in a few lines, before anything is."""
-    t, v, members, g = layout.shape
-    size, slab = t * v * members * g * 4, min(t, layout.dates_per_shard) * v * members * g * 4
-    lacking = int((~layout.present).sum())
-    return (
-        f"{config.name}: {t} dates from {format_time(layout.dates[0])} to {format_time(layout.dates[-1])} every "
-        f"{format_duration(layout.frequency)} ({lacking} missing), {v} variables, {members} member"
-        f"{'s' if members > 1 else ''}, {g} points\n"
-        f"{size / 1e6:,.0f} MB before compression in {len(layout.slabs)} shards, "
-        f"{slab / 1e6:,.1f} MB of memory for each of {config.store.workers} workers"
-    )
-
-
-def announce(path: Path) -> str:
-    """One line on a finished store, its missing dates in it."""
-    store = Store.open(path)
-    return f"{path}: {store.dates.size} dates; missing: {describe_missing(store)}"
-
-
-def _write_all(writer: StoreWriter, produce: Callable[[int], np.ndarray], workers: int) -> None:
-    """Produce and write all slabs that are still to be written, several at a time."""
-
-    def one(slab: int) -> None:
-        states = produce(slab)
-        writer.write(slab, states)
-        progress.advance()
-
-    todo = writer.todo
-    with bar(f"Writing {writer.path.name}", len(todo)) as progress, ThreadPoolExecutor(workers) as pool:
-        dask.compute(*(dask.delayed(one)(slab) for slab in todo), scheduler="threads", pool=pool)
-
-
-@contextmanager
-def _nothing_half_made(*writers: StoreWriter) -> Iterator[None]:
-    """Bad input leaves nothing behind; a full disk or a kill leaves what was finished, to go on from."""
-    try:
-        yield
-    except DiskError:
-        raise
-    except ForecastError:
-        for writer in writers:
-            writer.abandon()
-        raise
-    finally:
-        for writer in writers:
-            writer.close()
-
-
-def _slab(source: Source, layout: Layout, slab: int) -> np.ndarray:
-    """The states (t, V, members, G) of one slab, NaN at missing dates."""
-    where = layout.slabs[slab]
-    present = layout.present[where]
-    states = np.full((len(present), *layout.shape[1:]), np.nan, np.float32)
-    if present.any():
-        states[present] = source.read(layout.dates[where][present])
-    return states
-
-
-def _from_planet(config: Config, section: PlanetSource) -> list[Path]:
-    """Truth and, where wanted, analyses of the sample planet in one go: slabs are written while it simulates."""
-    layout = _planet_layout(config, section)
-    console.print(describe(layout, config))
-    stores = [name for name in (config.store.path, config.store.analysis) if name is not None]
-    writers = [StoreWriter(config.path(name), layout) for name in stores]
-    todo = [set(writer.todo) for writer in writers]
-    pending: deque[Future[None]] = deque()
-    slabs = planet.archive(section, layout.dates_per_shard) if any(todo) else iter(())
-    pool = ThreadPoolExecutor(config.store.workers)
-    with _nothing_half_made(*writers), bar("Sample planet", len(layout.slabs)) as progress, pool:
-        for k, (_, *kinds) in enumerate(slabs):
-            for writer, left, states in zip(writers, todo, kinds, strict=False):
-                if k in left:
-                    pending.append(pool.submit(writer.write, k, states))
-            while len(pending) > 2 * config.store.workers:
-                pending.popleft().result()
-            progress.advance()
-        for future in pending:
-            future.result()
-        for writer in writers:
-            writer.finish()
-    for writer in writers:
-        console.print(announce(writer.path))
-    return [writer.path for writer in writers]
-
-
-def _planet_layout(config: Config, section: PlanetSource) -> Layout:
-    axis, missing = planet.dates(section)
-    grid = planet.grid(section.truncation)
-    frequency = axis[1] - axis[0]
-    return Layout(
-        dates=axis,
-        variables=planet.variables,
-        metadata={name: variables.metadata(name) for name in planet.variables},
-        latitudes=grid.latitudes,
-        longitudes=grid.longitudes,
-        field_shape=grid.shape,
-        frequency=frequency,
-        missing=missing,
-        dates_per_shard=config.store.dates_per_shard,
-        tendencies=tendency_steps(config, frequency),
-        period=config.data.train,
-        provenance=_provenance(config, {"planet": section.model_dump(mode="json"), "version": __version__}),
-    )
-
-
-def _provenance(config: Config, source: dict[str, Any]) -> dict[str, Any]:
-    return {"title": config.title or config.name, "made_by": f"forecast {__version__}", "source": source}
+__all__ = ["DiskError", "StoreWriter", "ingest", "plan", "timeline"]

@@ -110,7 +110,7 @@ class SlabWriter:
         records = {k: load(self.record(k)) for k in touched}
         present = np.concatenate([records[k].present for k in touched])[before - touched[0] * dates :]
         keep = present[: len(around)] & self.layout.in_period(slice(before, around[-1] + 1))
-        states = self._read(around)
+        states = np.stack([self.read(date) for date in around]).swapaxes(1, 2)
         found = {}
         for name, n in strides.items():
             across = slice(0, first + n)
@@ -125,15 +125,14 @@ class SlabWriter:
         touched = range(before // self.layout.dates_per_shard, slab + 1)
         return hashlib.blake2b("".join(keys[k] for k in touched).encode(), digest_size=16).hexdigest()
 
-    def _read(self, dates: Iterable[int]) -> np.ndarray:
-        """(t, V, members, G) float32, as written."""
-        reader, (_, v, members, g) = self._reader, self.layout.shape
-        whole = [reader.select(tuple(range(v)), m, slice(0, g)) for m in range(members)]
-        states = np.empty((len(list(dates)), v, members, g), np.float32)
-        for t, date in enumerate(dates):
-            for m, what in enumerate(whole):
-                reader.fill(date, what, states[t, :, m])
-        return states
+    def read(self, date: int, rows: tuple[int, ...] | None = None) -> np.ndarray:
+        """(members, V, G) float32, as written, of all variables or some (positions)."""
+        _, v, members, g = self.layout.shape
+        rows = tuple(range(v)) if rows is None else rows
+        state = np.empty((members, len(rows), g), np.float32)
+        for m in range(members):
+            self._reader.fill(date, self._reader.select(rows, m, slice(0, g)), state[m])
+        return state
 
     @cached_property
     def _reader(self) -> FileStates:

@@ -2,7 +2,7 @@
 
 Until `finish` everything lies in the folder `PATH.partial`: `store`, which is renamed to PATH at last, and records of
 the finished slabs, from whose moments the statistics of the whole are merged in the order of time. A finished store
-keeps these records (`.slabs.npz`), so that an update takes over every slab that is still right.
+keeps these records (`data/slabs.npz`), so that an update takes over every slab that is still right.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import fcntl
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,14 +23,14 @@ from zarr.errors import ZarrUserWarning
 
 from forecast.core.errors import ForecastError
 from forecast.core.times import format_duration
-from forecast.data import statistics
+from forecast.data import climatology, statistics
 from forecast.data.layout import INCIDENTAL, Layout
 from forecast.data.records import Kept, key_of, load
 from forecast.data.slabs import DiskError, SlabWriter, clear_write_errors
 from forecast.data.statistics import Moments
 
 __all__ = ["DiskError", "Layout", "StoreWriter"]
-RECORDS = ".slabs.npz"
+RECORDS = "data/slabs.npz"
 """Keys, presence and moments of all slabs, within a finished store."""
 
 
@@ -40,6 +41,7 @@ class StoreWriter:
         path: where the store will lie.
         layout: what it holds.
         slabs: writes the slabs; it may be sent to other processes.
+        stamps: the state of the source of each slab.
         complete: it is there already, made from the same layout; nothing to do.
     """
 
@@ -66,8 +68,8 @@ class StoreWriter:
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.slabs = SlabWriter(self.path, self.partial, layout)
         plain = stamps or [""] * len(layout.slabs)
-        self._stamps = [stamp + " renewed" * (k in renew) for k, stamp in enumerate(plain)]
-        self._keys = [layout.slab_key(k, stamp) for k, stamp in enumerate(self._stamps)]
+        self.stamps = tuple(stamp + " renewed" * (k in renew) for k, stamp in enumerate(plain))
+        self._keys = [layout.slab_key(k, stamp) for k, stamp in enumerate(self.stamps)]
         self._plain_keys = [layout.slab_key(k, stamp) for k, stamp in enumerate(plain)]
         if not layout.counted.any():
             raise ForecastError(f"{path}: no date lies in the period of the statistics (data.train)")
@@ -95,13 +97,18 @@ class StoreWriter:
         later = range(1, len(self._keys))
         return [k for k in later if key_of(self.slabs.border_record(k)) != self.slabs.border_key(k, self._keys)]
 
-    def stamp(self, slab: int) -> str:
-        """The state of the source of a slab."""
-        return self._stamps[slab]
+    @property
+    def climatology_todo(self) -> list[int]:
+        """Calendar days that are still to be merged (`climatology.write`)."""
+        if self.complete:
+            return []
+        made = {day: key_of(self.partial / "days" / f"{day:08d}.npz") for day in climatology.days(self.layout)}
+        written = [key_of(self.slabs.record(k)) or "" for k in range(len(self._keys))]
+        return [day for day, key in made.items() if key != climatology.key(self.layout, day, written)]
 
     def write(self, slab: int, states: np.ndarray) -> None:
         """Write the states of one slab; see `SlabWriter.write`."""
-        self.slabs.write(slab, states, self._stamps[slab])
+        self.slabs.write(slab, states, self.stamps[slab])
 
     def finish(self) -> Path:
         """Record the statistics, rename the store to its place, and return that.
@@ -115,6 +122,8 @@ class StoreWriter:
             raise ForecastError(f"{self.path}: {len(todo)} slabs are still to be written, the first is {todo[0]}")
         for slab in self.borders_todo:
             self.slabs.border(slab)
+        for day in self.climatology_todo:
+            climatology.write(self.slabs, day)
         group = zarr.open_group(self.slabs.store, mode="r+")
         with clear_write_errors(self.path):
             records = [load(self.slabs.record(k)) for k in range(len(self._keys))]
@@ -159,7 +168,7 @@ class StoreWriter:
         begun = self.partial / "fingerprint"
         if begun.is_file() and begun.read_text() == fingerprint:
             return
-        for folder in ("slabs", "borders"):
+        for folder in ("slabs", "borders", "days"):
             (self.partial / folder).mkdir(exist_ok=True)
         if self.path.exists():
             self._take_over()
@@ -170,8 +179,11 @@ class StoreWriter:
     def _create(self, fingerprint: str) -> None:
         """Metadata and axes of the store; shards that lie there stay."""
         layout, store = self.layout, self.slabs.store
-        for stale in (*store.glob("*/zarr.json"), *store.glob("zarr.json")):
-            stale.unlink()
+        for stale in (store / "zarr.json", store / "data/zarr.json"):
+            stale.unlink(missing_ok=True)
+        shutil.rmtree(store / climatology.GROUP, ignore_errors=True)
+        shutil.rmtree(self.partial / "days")
+        (self.partial / "days").mkdir()
         group = zarr.open_group(store, mode="a", zarr_format=3)
         group.attrs.update({**layout.attributes(), "fingerprint": fingerprint})
         chunks, shards = layout.chunking()
@@ -187,6 +199,8 @@ class StoreWriter:
         _small(group, "dates", layout.dates.astype("datetime64[s]"), "time")
         _small(group, "latitudes", layout.latitudes.astype(np.float64), "values")
         _small(group, "longitudes", layout.longitudes.astype(np.float64), "values")
+        if layout.climatology:
+            climatology.create(store, layout)
 
     def _take_over(self) -> None:
         """Shards and records of the store in place whose slabs have not changed; they are linked, not copied."""
@@ -276,3 +290,19 @@ def _link(old: Path, new: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(old, new)
+
+
+@contextmanager
+def unfinished(*writers: StoreWriter) -> Iterator[None]:
+    """However it ends, what is finished stays, to go on from; bad input before the first slab leaves nothing."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except ForecastError:
+        for writer in writers:
+            writer.abandon()
+        raise
+    finally:
+        for writer in writers:
+            writer.close()

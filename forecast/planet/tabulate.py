@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from forecast.core.sections import PlanetSource
+from forecast.core.archive_sections import PlanetSource
 from forecast.core.sphere import Harmonics
 from forecast.planet.climate import annual, table_path
 from forecast.planet.forcing import season

@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from forecast.core import seeding
-from forecast.core.sections import PlanetSource
+from forecast.core.archive_sections import PlanetSource
 from forecast.planet import forcing
 from forecast.planet.climate import ANALYSIS_ERROR, Climate
 from forecast.planet.fields import Fields

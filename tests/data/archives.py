@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from forecast.core import config as configs
+from forecast.core.archive_sections import FileSource
 from forecast.core.config import Config
-from forecast.core.sections import FileSource
 from forecast.core.store import Store
 from forecast.data.ingest import ingest
 

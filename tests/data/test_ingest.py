@@ -16,12 +16,13 @@ import yaml
 
 from forecast import planet
 from forecast.core import config as configs
+from forecast.core.archive_sections import PlanetSource
 from forecast.core.config import Config
 from forecast.core.errors import ForecastError
-from forecast.core.sections import PlanetSource
 from forecast.core.store import Store
 from forecast.data import ingest as module
 from forecast.data.ingest import ingest, timeline
+from forecast.data.slabs import SlabWriter
 from tests.data.archives import DATES, config, netcdf, store
 from tests.data.test_writer import digest
 
@@ -71,20 +72,20 @@ def test_finished_slabs_are_not_read_again(tmp_path: Path, monkeypatch: pytest.M
     netcdf(tmp_path / "a.nc")
     settings = config(tmp_path / "run", {"kind": "netcdf", "paths": [str(tmp_path / "a.nc")]}, dates_per_shard=2)
     written: list[int] = []
-    write = module.StoreWriter.write
+    write = SlabWriter.write
 
-    def stop_after_two(self: module.StoreWriter, slab: int, states: np.ndarray) -> None:
+    def stop_after_two(self: SlabWriter, slab: int, states: np.ndarray, stamp: str) -> None:
         if len(written) == 2:
             raise module.DiskError("full")
-        write(self, slab, states)
+        write(self, slab, states, stamp)
         written.append(slab)
 
-    monkeypatch.setattr(module.StoreWriter, "write", stop_after_two)
+    monkeypatch.setattr(SlabWriter, "write", stop_after_two)
     with pytest.raises(module.DiskError):
         ingest(settings)
     first = list(written)
     written.clear()
-    monkeypatch.setattr(module.StoreWriter, "write", lambda self, k, s: (written.append(k), write(self, k, s))[0])
+    monkeypatch.setattr(SlabWriter, "write", lambda self, k, *rest: (written.append(k), write(self, k, *rest))[0])
     ingest(settings)
     assert sorted(first + written) == [0, 1, 2, 3, 4]
 

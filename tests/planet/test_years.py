@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from forecast.core.sections import PlanetSource
+from forecast.core.archive_sections import PlanetSource
 from forecast.planet import years
 from forecast.planet.fields import VARIABLES
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from forecast.core import sections
+from forecast.core.archive_sections import AnemoiSource, ArchiveSource, FileSource, ZarrSource
+from forecast.data.sources.anemoi import AnemoiDataset
 from forecast.data.sources.catalogue import Contents, Source
 from forecast.data.sources.grib import GribSource
 from forecast.data.sources.netcdf import NetcdfSource
+from forecast.data.sources.refined import Refined
+from forecast.data.sources.zarr_archive import ZarrArchive
 
 __all__ = ["Contents", "Source", "open_source"]
 
 
-def open_source(section: sections.FileSource) -> Source:
-    """Index the files of a source, without reading their values.
+def open_source(section: ArchiveSource) -> Source:
+    """Index an archive, without reading its values.
 
     Raises:
-        ForecastError: no such file; corrupt, doubled, incomplete or mis-shaped fields; unknown names or units.
+        ForecastError: nothing there; corrupt, doubled, incomplete or mis-shaped fields; unknown names or units.
     """
+    return Refined(_plain(section), section)
+
+
+def _plain(section: ArchiveSource) -> Source:
+    if isinstance(section, ZarrSource):
+        return ZarrArchive(section)
+    if isinstance(section, AnemoiSource):
+        return AnemoiDataset(section)
+    assert isinstance(section, FileSource)
     return GribSource(section) if section.kind == "grib" else NetcdfSource(section)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from forecast.core.times import format_time
 
 SAME_POINT = 1e-4
 """Degrees by which two files may write the same point: GRIB 1 counts in 0.001, float32 longitudes in 0.00003."""
+
+
+class Unreachable(ForecastError):
+    """A source that does not answer now, and may later."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +55,14 @@ class Source(Protocol):
     contents: Contents
 
     def read(self, dates: np.ndarray) -> np.ndarray:
-        """States (t, V, members, G) float32 of some of `contents.dates`, in the units of the table."""
+        """States (t, V, members, G) float32 of some of `contents.dates`, in the units of the table.
+
+        Sources are sent to other processes, and read by several threads at once.
+        """
+        ...
+
+    def stamp(self, dates: np.ndarray) -> str:
+        """Tells the state of what these dates are read from: another text where that has changed."""
         ...
 
 
@@ -83,8 +95,9 @@ class Catalogue:
         dates: (T,) datetime64[s]; members: numbers; both known after `close`.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path | str]) -> None:
         self.files = tuple(files)
+        self.stamps = tuple(_stamp(file) for file in files)
         self.dates = np.empty(0, "datetime64[s]")
         self.members: tuple[int, ...] = ()
         self._constant: tuple[str, ...] = ()
@@ -145,11 +158,6 @@ class Catalogue:
     def contents(self, order: tuple[str, ...], metadata: dict[str, dict[str, Any]]) -> Contents:
         """What a closed catalogue holds."""
         points = cast(_Points, self._points)
-        stats = [path.stat() for path in self.files]
-        stamps = tuple(
-            {"name": path.name, "size": s.st_size, "changed": s.st_mtime_ns}
-            for path, s in zip(self.files, stats, strict=True)
-        )
         return Contents(
             dates=self.dates,
             variables=order,
@@ -159,7 +167,7 @@ class Catalogue:
             latitudes=points.latitudes,
             longitudes=points.longitudes,
             field_shape=points.shape,
-            files=stamps,
+            files=self.stamps,
         )
 
     def close(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -190,6 +198,13 @@ class Catalogue:
         """(t, members, 2) file and place of the fields of a variable at some of `self.dates`."""
         table = self._places[name]
         return table[np.searchsorted(self.dates, dates) if len(table) > 1 else np.zeros(len(dates), int)]
+
+    def stamp(self, dates: np.ndarray) -> str:
+        """See `Source.stamp`: names, sizes and times of change of the files that hold these dates."""
+        touched: set[int] = set()
+        for name in self._places:
+            touched |= set(np.unique(self.places(name, dates)[..., 0]).tolist())
+        return json.dumps([self.stamps[k] for k in sorted(touched) if k >= 0], sort_keys=True)
 
     def _origin(self) -> str:
         first = str(self.files[0])
@@ -255,3 +270,11 @@ def expand(patterns: Sequence[str]) -> list[Path]:
             raise ForecastError(f"no file {pattern} (source.paths, relative to {Path.cwd()})")
         files |= dict.fromkeys(p for p in matches if p.is_file())
     return list(files)
+
+
+def _stamp(file: Path | str) -> dict[str, Any]:
+    """A file's name, size and time of change; only the name of what is no local file."""
+    if isinstance(file, str):
+        return {"name": file}
+    stat = file.stat()
+    return {"name": file.name, "size": stat.st_size, "changed": stat.st_mtime_ns}
