@@ -114,6 +114,7 @@ def run(
     store: Annotated[bool, typer.Option(help="keep the fields; without, those of a start go once scored")] = True,
     settings: Settings = None,
     batch: Annotated[int | None, typer.Option(min=1, help="members at once; what fits memory if absent")] = None,
+    cluster: Annotated[str | None, typer.Option(help="a dask scheduler (tcp://host:8786), or N local workers")] = None,
     part: Annotated[
         str | None, typer.Option(metavar="I/N", help="I-th (from 0) of N that share it; known under torchrun, SLURM")
     ] = None,
@@ -130,13 +131,14 @@ def run(
     share = parse_part(part) if part else part_of_environment(os.environ)
     chosen = {"forecast.member_batch": batch, "forecast.perturbation": perturbation}
     settings = [*(f"{key}={value}" for key, value in chosen.items() if value is not None), *(settings or ())]
-    if config is not None and checkpoint is None:
+    if config is not None and checkpoint is None and cluster is None:
         made = generate.generate(_load(config, settings, out), share, scoring)
     elif checkpoint is not None and config is None and out is not None:
         length, starts = times.duration(lead, "--lead"), parse_starts(start or ())
-        made = [generate.run(checkpoint, starts, members, length, out, analysis, share, tuple(settings), scoring)]
+        about = (checkpoint, starts, members, length, out, analysis, share, tuple(settings))
+        made = [generate.run(*about, scoring, cluster)]
     else:
-        raise ForecastError("give a config, or --checkpoint with --start and --out")
+        raise ForecastError("give a config, or --checkpoint with --start and --out (and --cluster, if so wished)")
     for path in made:
         typer.echo(path)
 
@@ -167,6 +169,17 @@ def export(
     given |= {"area": parse_area(area) if area else None, "products": _list(products) or (), "packing": packing}
     given |= {"bits": bits, "grib": dict(key.partition("=")[::2] for key in grib or ())}
     typer.echo(outputs.write(store, to, configs.section(OutputSection, given, "export"), _list(starts)))
+
+
+@app.command()
+def watch(
+    store: Annotated[Path, typer.Argument(help="a forecast store that is being made, by whomever")],
+    once: Annotated[bool, typer.Option("--once", help="look once, do not wait for the end")] = False,
+) -> None:
+    """Show live how far a forecast store is: starts, member batches, processes, time left."""
+    from pipelines.watch import watch
+
+    watch(store, once=once)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from forecast.core.config import Config
 from forecast.core.store import Store
 from forecast.inference import ensemble
 from forecast.inference.share import Part
+from pipelines import cluster as clusters
 from pipelines import outputs, systems
 from pipelines.scoring import Scoring
 
@@ -55,6 +56,7 @@ def run(
     part: Part = (0, 1),
     changes: tuple[str, ...] = (),
     scoring: Scoring | None = None,
+    cluster: str | None = None,
 ) -> Path:
     """Forecast with a checkpoint from any starts; what is not given is as in the run that trained it.
 
@@ -63,9 +65,8 @@ def run(
         starts: (S,) datetime64[s] (`inference.starts.parse_starts`).
         members, lead, out: how many, how far, and the forecast store.
         analysis: store of the states to start from; that of the training run if absent.
-        part: as in `generate`.
         changes: of the run's config, as `seed=2` or `forecast.perturbation=none`.
-        scoring: scores while it forecasts, if given.
+        part, scoring: as in `generate`. cluster: a dask scheduler, or how many local workers.
 
     Raises:
         ForecastError: as `generate`, or a checkpoint that no training run wrote.
@@ -75,4 +76,5 @@ def run(
     learnt, settings = systems.learnt(config, checkpoint, store)
     learnt.check(starts)
     batch, along = config.forecast.member_batch, scoring.options if scoring else {}
+    along |= clusters.options(cluster, checkpoint, out, analysis, changes) if cluster else {}
     return ensemble.generate(learnt, starts, members, lead, out, batch, part, settings, **along)

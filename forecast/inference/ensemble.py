@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,7 @@ def generate(
     settings: Mapping[str, Any] | None = None,
     follow: Callable[[Path], Follower] | None = None,
     drop: bool = False,
+    elsewhere: Callable[[ForecastWriter, Following | None], None] | None = None,
 ) -> Path:
     """Forecast from `starts` (S,) with members 0..members-1 to `lead` into the store `out`; returns its path.
 
@@ -68,6 +69,7 @@ def generate(
     steps; if absent, it is that of the store, or what fits the memory. `settings` name what else the fields depend on
     (seed, checkpoint, analyses): a store that was begun with others is not gone on with. `follow` makes somebody who
     reads along, once the store is there; with `drop` the fields of a start are deleted when he is done with it.
+    `elsewhere` computes in place of this process (cluster.py).
 
     Raises:
         ForecastError: a lead that is no multiple of the system's step, a store made with other settings, a store that
@@ -84,15 +86,24 @@ def generate(
     ):
         following = Following(follow(writer.path), writer, claims, drop) if follow else None
         writer.listed = following.listed if following else None
-        with bar(f"forecast {system.name}", writer.ledgers.finished.size) as progress:
-            for item in items(layout, part, writer.ledgers, claims):
-                for _ in run_item(system, writer, item):
-                    progress.at(writer.ledgers.count())
-            writer.flush()
-            progress.at(writer.ledgers.count())
+        if elsewhere:
+            elsewhere(writer, following)
+        else:
+            _compute(system, writer, items(layout, part, writer.ledgers, claims))
         if following:
             following.close()
     return Path(out)
+
+
+def _compute(system: System, writer: ForecastWriter, work: Iterable[Item]) -> None:
+    """Work items one after another; the bar shows the whole store, whoever is at work on it."""
+    with bar(f"forecast {system.name}", writer.ledgers.finished.size) as progress:
+        progress.at(writer.ledgers.count())
+        for item in work:
+            for _ in run_item(system, writer, item):
+                progress.at(writer.ledgers.count())
+        writer.flush()
+        progress.at(writer.ledgers.count())
 
 
 def run_item(system: System, writer: ForecastWriter, item: Item) -> Iterator[Unit]:

@@ -8,6 +8,7 @@ import pytest
 
 from forecast.inference.batch import COPIES, MOST, fitting
 from forecast.inference.share import part_of_environment
+from pipelines.watch import watch
 from tests.inference.fakes import Fake, fingerprint, make
 from tests.inference.test_ensemble import ROOT, command, finished, ledger
 
@@ -39,6 +40,20 @@ def test_items_of_a_process_that_dies_are_taken_over(tmp_path) -> None:
     make(system, out)
     assert len(system.asked) <= 1, "at most the item that was being computed while it was killed"
     assert len(lost) >= 9 and fingerprint(out) == fingerprint(make(Fake(), tmp_path / "alone.zarr"))
+
+
+def test_live_view_tells_what_is_done_and_by_whom(tmp_path, capsys) -> None:
+    out = make(Fake(), tmp_path / "f.zarr", part=(1, 3))
+    ledger = out / "finished-1-of-3.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(True)[:30]))
+    watch(out, once=True)
+    told = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "0 of 2 starts, 30 of 42 units (71%)",
+        "1-of-3 30 units at work",
+        "76% member batches: 29% 100% 100%",
+    ):
+        assert words in told
 
 
 @pytest.mark.parametrize(
