@@ -44,7 +44,7 @@ def _table(store: Forecasts, ledgers: Ledgers, rate: float) -> Group:
     done, all_of = int(ledgers.finished.sum()), ledgers.finished.size
     left = f", {(all_of - done) / rate / 60:.1f} min left" if rate and done < all_of else ""
     whole = int(ledgers.finished.all(axis=(1, 2)).sum())
-    title = f"{store.path}: {whole} of {len(store.starts)} starts, {done} of {all_of} units ({done / all_of:.0%}){left}"
+    title = f"{store.path}\n{whole} of {len(store.starts)} starts, {done} of {all_of} units ({done / all_of:.0%}){left}"
     table = Table("what", "finished", "lately", box=None, pad_edge=False)
     share = ledgers.finished.mean(axis=(1, 2))
     for s in np.flatnonzero((share > 0) & (share < 1))[:12]:
