@@ -11,27 +11,16 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from forecast.core.model_sections import FuxiEnsSection
-from forecast.models import window_operators
+from forecast.models import modulation, window_operators
 from forecast.models.windows import Reordering, WindowAttention, Windows, partition
 
-EPSILON = 1e-6
 FREQUENCIES = 128
 
 
-def norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Layer norm over the last dimension with the unbiased variance, in float32."""
-    width = x.shape[-1]
-    unbiased = (width - 1) / width
-    normed = functional.layer_norm(x.float(), (width,), None, None, EPSILON * unbiased)
-    return normed * (unbiased**0.5 if weight is None else unbiased**0.5 * weight)
-
-
-def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """norm(x) (1 + scale) + shift; x (B, N, D), scale and shift (B, 1, D)."""
-    width = x.shape[-1]
-    unbiased = (width - 1) / width
-    normed = functional.layer_norm(x.float(), (width,), None, None, EPSILON * unbiased)
-    return torch.addcmul(shift, normed, unbiased**0.5 * (1 + scale))
+def norm(x: Tensor, weight: Tensor) -> Tensor:
+    """(B, N, D) layer norm with the unbiased variance, times the weight, in float32."""
+    each = weight.expand(len(x), -1)
+    return modulation.modulated_norm(x, each, torch.zeros_like(each))
 
 
 class Geometry(NamedTuple):
@@ -133,10 +122,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(B, N, width) from tokens (B, N, width) and SiLU(condition) (B, width)."""
-        s1, b1, g1, s2, b2, g2 = self.modulation(condition).float()[:, None].chunk(6, dim=-1)
-        x = torch.addcmul(x, g1, self.attention(modulated(x, s1, b1)).float())
-        hidden = window_operators.gated_gelu(self.mlp_in(modulated(x, s2, b2)))
-        return torch.addcmul(x, g2, self.mlp_out(hidden).float())
+        s1, b1, g1, s2, b2, g2 = self.modulation(condition).float().chunk(6, dim=-1)
+        x = modulation.gated_sum(x, g1, self.attention(modulation.modulated_norm(x, 1 + s1, b1)).float())
+        hidden = window_operators.gated_gelu(self.mlp_in(modulation.modulated_norm(x, 1 + s2, b2)))
+        return modulation.gated_sum(x, g2, self.mlp_out(hidden).float())
 
 
 class Backbone(nn.Module):
@@ -182,8 +171,8 @@ class Backbone(nn.Module):
                 x = x * masks[index]
             for block in layer:  # type: ignore[attr-defined]
                 x = checkpoint(block, x, condition, use_reentrant=False) if self._recomputes() else block(x, condition)
-        scale, shift = self.modulation(condition).float()[:, None].chunk(2, dim=-1)
-        return self.home.undo(modulated(x, scale, shift) + embedded)
+        scale, shift = self.modulation(condition).float().chunk(2, dim=-1)
+        return self.home.undo(modulation.modulated_norm(x, 1 + scale, shift) + embedded)
 
     def _recomputes(self) -> bool:
         return self.recompute and torch.is_grad_enabled()

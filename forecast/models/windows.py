@@ -128,12 +128,22 @@ class WindowAttention(nn.Module):
         if self.reordering is not None:
             x = self.reordering(x)
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        query, key, value = window_operators.rotate(qkv, self.cosine, self.sine)
-        sizes = [windows * length for windows, length in self.groups]
-        parts = zip(*(tensor.split(sizes, dim=1) for tensor in (query, key, value)), self.groups, strict=True)
-        mixed = torch.cat([_attend(q, k, v, length) for q, k, v, (_, length) in parts], dim=1)
+        if x.device.type == "cpu":  # where the gradient of attention in bfloat16 takes four times as long
+            with torch.autocast("cpu", enabled=False):
+                mixed = self._mixed(qkv.float())
+        else:
+            mixed = self._mixed(qkv)
         out = self.out(mixed)
         return out if self.reordering is None else self.reordering.undo(out)
+
+    def _mixed(self, qkv: Tensor) -> Tensor:
+        """(B, N, width) from (B, N, 3, H, d)."""
+        query, key, value = window_operators.rotate(qkv, self.cosine, self.sine)
+        if len(self.groups) == 1:
+            return _attend(query, key, value, self.groups[0][1])
+        sizes = [windows * length for windows, length in self.groups]
+        parts = zip(*(tensor.split(sizes, dim=1) for tensor in (query, key, value)), self.groups, strict=True)
+        return torch.cat([_attend(q, k, v, length) for q, k, v, (_, length) in parts], dim=1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:

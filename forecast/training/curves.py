@@ -62,7 +62,8 @@ def _latent(divergence: Axes, scores: Axes, validations: list[dict[str, Any]]) -
     """Whether the latent lives: KL by variable, and the scores of members drawn from prior and posterior."""
     steps = [v["update"] for v in validations]
     if all("kl" in v["validation"] for v in validations):
-        _by_variable(divergence, "KL(posterior || prior), nats per dimension", validations, "kl", log=True)
+        _by_variable(divergence, "KL(posterior || prior), nats per dimension", validations, "kl")
+        divergence.set_yscale("symlog", linthresh=1e-3)
         active = [v["validation"]["latent"]["active"][0] for v in validations]
         divergence.text(0.02, 0.04, f"active dimensions: {active[-1]:.0%}", transform=divergence.transAxes, fontsize=8)
     for name, label in (("crps_prior", "z from the prior"), ("crps_posterior", "z from the posterior")):

@@ -7,7 +7,6 @@ import torch
 from forecast.core import config, grids
 from forecast.core.errors import ForecastError
 from forecast.models.fields import Fields
-from forecast.models.fuxi_blocks import norm
 from forecast.models.variational import VariationalNetwork, regular, wraps
 from tests.models.fuxi import section
 from tests.models.small import statistics
@@ -150,12 +149,6 @@ def test_channels_come_back_in_the_order_of_the_variables():
         head.head.bias.data = torch.tensor(values)
     out, _ = network.decode(torch.randn(1, 1, grid.size, 8), torch.randn(1, grid.size, 2), torch.zeros(1, 3))
     assert out[0, 0, 0].tolist() == [2.0, 500.0, 1000.0, 850.0]
-
-
-def test_norm_is_unbiased():
-    x = torch.randn(4, 7, dtype=torch.float64)
-    wanted = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-6).sqrt()
-    torch.testing.assert_close(norm(x), wanted.float(), rtol=1e-5, atol=1e-6)
 
 
 def test_only_rows_and_columns():
