@@ -169,7 +169,7 @@ class FuxiForecaster(Forecaster):
         summary = diagnosis.Summary(self.fields, self.network.areas, self.weights.sum(dim=1))
         for batch in batches:
             inputs = batch.input_steps
-            states = self.normalise(batch.states)
+            states, present = self._imputed(self.normalise(batch.states))
             past = [states[:, None, t, :, : self.prognostic] for t in range(inputs)]
             known = self._forcings(batch.forcings)[:, inputs - 1], clock(batch.dates[:, inputs - 1], 0, states.device)
             keys = [seeding.key(seed, "diagnosis", key, member) for key in batch.keys for member in range(members)]
@@ -180,6 +180,9 @@ class FuxiForecaster(Forecaster):
             if self.network.posterior is not None:
                 q = self.posterior(past, truth, known, noise)
                 made["posterior"] = self._decode(past, self._draw(q, noise), known)[0]
-            scores = {name: losses.fair_crps(state, truth, reduction="none") for name, state in made.items()}
+            there = torch.ones_like(truth, dtype=torch.bool) if present is None else present[:, inputs]
+            scores = {
+                name: losses.fair_crps(state, truth, reduction="none").where(there, 0.0) for name, state in made.items()
+            }
             summary.add(p, q, scores)
         return summary.report()
