@@ -184,13 +184,16 @@ def watch(
 
 @app.command()
 def verify(
-    forecasts: Annotated[list[str], typer.Argument(help="forecast stores, with --truth; or one config")],
+    forecasts: Annotated[
+        list[str], typer.Argument(help="forecasts (Zarr, NetCDF, GRIB) with --truth; or one config")
+    ],
     truth: Annotated[Path | None, typer.Option(help="store to verify against")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of scores (with a config: its run folder)")] = None,
     analysis: Annotated[Path | None, typer.Option(help="store that persistence starts from")] = None,
     settings: Settings = None,
 ) -> None:
     """Score forecasts and baselines side by side; the report follows."""
+    from forecast.core.sections import VerificationSection
     from forecast.verification.score import score
     from pipelines import verify
 
@@ -199,8 +202,9 @@ def verify(
             raise ForecastError("--truth is missing: the store that the forecasts are verified against")
         typer.echo(verify.verify(_load(forecasts[0], settings, out))[1])
     else:
-        labelled = verify.labels([Path(name) for name in forecasts])
-        typer.echo(score(labelled, truth, out or Path("scores"), analysis=analysis).path)
+        section = configs.adjusted(VerificationSection, "verification", tuple(settings or ()))
+        labelled, how = verify.labels([Path(name) for name in forecasts]), verify.options(section)
+        typer.echo(score(labelled, truth, out or Path("scores"), analysis=analysis, **how).path)
 
 
 @app.command()

@@ -77,6 +77,16 @@ def parse(raw: dict[str, Any], where: str = "config", settings: tuple[str, ...] 
         raise ForecastError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
 
+def adjusted(kind: type[S], name: str, settings: tuple[str, ...]) -> S:
+    """Section `name` on its own, its defaults changed by settings `name.key=value`; see `load` for errors."""
+    raw: dict[str, Any] = {name: {}}
+    for setting in settings:
+        _apply(raw, setting)
+    if len(raw) > 1:
+        raise ForecastError(f"--set {settings[0]}: only settings of `{name}` count here, e.g. {name}.key=value")
+    return section(kind, raw[name], name)
+
+
 def section(kind: type[S], raw: dict[str, Any], where: str) -> S:
     """One section from plain data; see `load` for errors."""
     try:

@@ -229,9 +229,24 @@ class ForecastSection(Section):
 class VerificationSection(Section):
     """What is scored, and against what."""
 
-    regions: tuple[str, ...] | None = Field(None, description="globe, n.hem, s.hem, tropics, or domain if absent")
+    regions: tuple[str, ...] | None = Field(
+        None, description="globe, n.hem, s.hem, tropics, or domain if absent; also name=south:north/west:east"
+    )
     variables: tuple[str, ...] | None = None
     leads: tuple[Duration, ...] | None = Field(None, description="lead times to score; all if absent")
+    scores: tuple[str, ...] | None = Field(None, description="names of docs/verification.md; all if absent")
+    events: tuple[str, ...] = Field(("< p10", "> p90"), description="as `> p90`, `tp > 0.005`, `2t < 273.15`")
+    seasons: bool = Field(False, description="also average over the starts of each season")
+    spans: tuple[str, ...] = Field((), description="spans of lead time to average over, as `week 1=1d..7d`")
+    draws: int = Field(1000, ge=0, description="resampled series behind bands and p-values; 0: no significance")
+    nan: Literal["propagate", "skip"] = Field("propagate", description="what a missing value of the truth does")
+    grid: Literal["truth", "1.5", "same"] = Field(
+        "truth", description="grid to score on: the truth's, 1.5 degrees, or refuse grids that differ"
+    )
+    names: str = Field("", description="names in files of others: `member=ens, init=basedate, geop=z_500`")
+    accumulation: dict[str, str] = Field({}, description="variable -> period that sums are compared over, tp: 24h")
+    workers: int = Field(2, ge=1, description="threads, or processes")
+    scheduler: str = Field("threads", description="threads, processes, or the address of a dask cluster")
     climatology: tuple[Time, Time] | None = Field(None, description="its period; the training period if absent")
     climatology_window: Duration = Field(np.timedelta64(5 * 24, "h"), description="days around the calendar day")
     ridge: bool = Field(False, description="also show ridge regression (small regional grids)")

@@ -53,6 +53,7 @@ def reliability_bars(sums: Sums) -> xr.Dataset:
 
 def binomial_edge(tail: float, number: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """The frequency that `number` cases of a probability fall short of with probability `tail`; all (N,)."""
+    number, probability = np.minimum(number, 1e9), np.clip(probability, 0.0, 1.0)
     variance = probability * (1 - probability)
     edge = np.clip(probability + norm.ppf(tail) * np.sqrt(variance / number), 0.0, 1.0)
     few = number * variance < 25

@@ -38,6 +38,7 @@ class Engine:
     scorer: Scorer
     missing_truth: int = field(default=0, init=False)
     missing_forecast: dict[str, int] = field(default_factory=dict, init=False)
+    missing_fields: dict[str, int] = field(default_factory=dict, init=False)
 
     def run(self, workers: int = 2) -> dict[str, Sums]:
         """Score everything; sums by label. The result does not depend on `workers` or order, to the last bit."""
@@ -61,6 +62,7 @@ class Engine:
         for k, (label, missing) in enumerate(found):
             self.missing_truth += missing.truth if k % len(self.sources) == 0 else 0
             self.missing_forecast[label] = self.missing_forecast.get(label, 0) + missing.forecast
+            self.missing_fields[label] = self.missing_fields.get(label, 0) + missing.fields
 
     def score(self, case: tuple[int, int], sums: dict[str, Sums]) -> Iterator[tuple[str, Missing]]:
         """Fill the slots of one (start, lead), variable by variable, source by source."""

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from forecast.core.errors import ForecastError
-from forecast.core.forecasts import Forecasts
+from forecast.core.grids import Grid
 from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time
+from forecast.verification.adapt import SummedForecast, SummedTruth, common_periods, on_grid, one_and_a_half
 from forecast.verification.baselines import Climatology, Persistence, Ridge
 from forecast.verification.engine import Engine
+from forecast.verification.foreign import open_forecast, open_truth
 from forecast.verification.limits import DEFAULT, Events
+from forecast.verification.naming import Names
 from forecast.verification.plan import Plan, common_variables, make_plan
+from forecast.verification.plausible import look
 from forecast.verification.regions import Regions
 from forecast.verification.results import slug
 from forecast.verification.scorer import NanPolicy, Scorer
@@ -43,6 +48,9 @@ class Job:
         scores: names of scores (docs/verification.md); all if absent. events: see `limits.Event`.
         seasons: also average over the starts of each season. spans: of lead time to average over, `week 1=1d..7d`.
         draws: resampled series of starts behind bands and p-values; 0 leaves significance out.
+        grid: `truth`: forecasts on other grids are brought to the truth's; `1.5`: all to 1.5 degrees; `same`: refuse.
+        names: what dimensions and variables are called in files of others. accumulation: variable -> period that sums
+            are compared over; the longest of all if absent.
         ridge: also fit ridge regression (small regional grids).
         nan: see `Scorer`. seed: of the lots that break ties of ranks.
     """
@@ -61,6 +69,9 @@ class Job:
     seasons: bool = False
     spans: Sequence[str] = ()
     draws: int = 1000
+    grid: Literal["truth", "1.5", "same"] = "truth"
+    names: Names = field(default_factory=Names)
+    accumulation: Mapping[str, str] = field(default_factory=dict)
     ridge: bool = False
     nan: NanPolicy = "propagate"
     seed: int = 0
@@ -71,18 +82,16 @@ class Job:
         Raises:
             ForecastError: nothing in common, names that clash, unknown regions, other grids or units.
         """
-        opened = {label: Forecasts.open(path) for label, path in _labelled(self.forecasts).items()}
-        if ahead:
-            opened = {label: replace(store, units=np.ones_like(store.units)) for label, store in opened.items()}
-        stored = [StoredForecast(label, store) for label, store in opened.items()]
-        store = Store.open(self.truth)
+        stored, store, grid = self._opened(ahead)
         names = common_variables(stored, store, self.variables)
         states = States(store, names)
-        analyses = States(Store.open(self.analysis), names) if self.analysis else states
+        analyses = states
+        if self.analysis:
+            analyses = States(self._on(grid, open_truth(self.analysis, self._truth_names)), names)
         plan = make_plan(stored, states, analyses, self.leads)
         period = self.climatology or _other_years(store, plan)
         climate, note = self._climatology(states, period, plan)
-        plan = plan.with_notes(*note)
+        plan = plan.with_notes(*note, *(() if ahead else look(stored, states, plan)))
         sources: list[Source] = [*stored, Persistence(analyses), *([climate] if climate else [])]
         sources += [_ridge(analyses, period, plan)] if self.ridge else []
         scorer = Scorer(
@@ -91,6 +100,30 @@ class Job:
             climate=climate is not None, initial=True, nan=self.nan, seed=self.seed,
         )  # fmt: skip
         return Engine(plan, states, analyses, sources, climate, scorer)
+
+    @property
+    def _truth_names(self) -> Names:
+        """The mapping without the roles that only a forecast has."""
+        return Names({r: n for r, n in self.names.roles.items() if r == "valid"}, self.names.fields)
+
+    @staticmethod
+    def _on(grid: Grid | None, store: Any) -> Any:
+        return store if grid is None else on_grid(store, grid)
+
+    def _opened(self, ahead: bool) -> tuple[list[StoredForecast], Any, Grid | None]:
+        """Forecasts and truth on one grid, summed over the same periods; and the grid, if one was chosen."""
+        opened: dict[str, Any] = {
+            label: open_forecast(path, self.names) for label, path in _labelled(self.forecasts).items()
+        }
+        if ahead:
+            opened = {label: replace(store, units=np.ones_like(store.units)) for label, store in opened.items()}
+        truth: Any = open_truth(self.truth, self._truth_names)
+        periods = common_periods(truth, list(opened.values()), self.accumulation)
+        opened = {label: SummedForecast(store, periods) for label, store in opened.items()}
+        truth = SummedTruth(truth, periods)
+        grid = {"same": None, "truth": truth.grid, "1.5": one_and_a_half()}[self.grid]
+        stored = [StoredForecast(label, self._on(grid, store)) for label, store in opened.items()]
+        return stored, self._on(grid, truth), grid
 
     def _climatology(
         self, states: States, period: Period | None, plan: Plan

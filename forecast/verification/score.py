@@ -20,6 +20,7 @@ from forecast.verification.job import DAY, Job, describe
 from forecast.verification.results import Extra, Scores, write_scores
 from forecast.verification.significance import Settings
 from forecast.verification.sources import StoredForecast
+from forecast.verification.spread import spread
 from forecast.verification.sums import Sums
 
 
@@ -29,6 +30,7 @@ def score(
     out: str | Path,
     *,
     workers: int = 2,
+    scheduler: str = "threads",
     title: str = "",
     **options: Any,
 ) -> Scores:
@@ -39,7 +41,8 @@ def score(
     Args:
         forecasts, truth, options: see `Job`.
         out: folder to write, replaced once all is done.
-        workers: threads. title: of the report.
+        workers: how many, of `scheduler`: threads, processes, or the address of a dask cluster (see `spread`).
+        title: of the report.
 
     Raises:
         ForecastError: nothing in common, names that clash, unknown regions, other grids or units.
@@ -47,7 +50,7 @@ def score(
     job = Job(forecasts, truth, **options)
     engine = job.engine()
     stdout.print("\n".join([describe(engine.plan, engine.sources), *engine.plan.notes]), highlight=False)
-    return finish(job, engine, engine.run(workers), Path(out), title)
+    return finish(job, engine, spread(job, engine, workers, scheduler), Path(out), title)
 
 
 def finish(
@@ -90,6 +93,7 @@ def _summary(job: Job, engine: Engine) -> dict[str, Any]:
         "nan_policy": scorer.nan,
         "nan_points_truth": engine.missing_truth,
         "nan_points_forecast": engine.missing_forecast,
+        "fields_left_out": engine.missing_fields,
         "climatology": [format_time(when) for when in climate.period] if climate else None,
         "climatology_window_days": float(job.window / DAY),
         "notes": list(plan.notes),

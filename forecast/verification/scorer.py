@@ -35,10 +35,12 @@ NanPolicy = Literal["propagate", "skip"]
 
 
 class Missing(NamedTuple):
-    """How many points of a field lack truth, and how many lack the forecast where there is truth."""
+    """How many points of a field lack truth, how many lack the forecast where there is truth, and whether the field
+    is left out (1) because the whole of the truth or of a member is missing."""
 
     truth: int
     forecast: int
+    fields: int = 0
 
 
 class Scorer:
@@ -104,7 +106,7 @@ class Scorer:
         climate: Climate | None = None,
         initial: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Missing:
-        """Add one field's statistics to its slot of `sums`.
+        """Add one field's statistics to its slot of `sums`; of a field of which a whole member is missing, nothing.
 
         Args:
             sums: made by `zeros`, not yet compact.
@@ -122,11 +124,12 @@ class Scorer:
             limits=self._limits_of(variable, climate), initial=initial, grid=self.grid, variable=variable,
             keep=self._keep, workers=self.workers,
         )  # fmt: skip
-        slot = sums.slot(variable, start, lead)
-        self._tally(matchup, sums, slot, lead % DAY == np.timedelta64(0))
-        holes = np.isnan(truth)
-        lost = np.isnan(matchup.mean_error)
-        return Missing(int(holes.sum()), int((lost & ~holes).sum()))
+        holes, lost = np.isnan(truth), np.isnan(matchup.mean_error)
+        missing = Missing(int(holes.sum()), int((lost & ~holes).sum()))
+        if lost.all() and (holes.all() or np.isnan(members).all(axis=1).any()):
+            return missing._replace(fields=1)
+        self._tally(matchup, sums, sums.slot(variable, start, lead), lead % DAY == np.timedelta64(0))
+        return missing
 
     def _tie_key(self, variable: str, start: np.datetime64, lead: np.timedelta64) -> int:
         return seeding.key(self.seed, f"rank {variable}", start, int(lead.astype("timedelta64[s]").astype(np.int64)))

@@ -61,7 +61,17 @@ def compare(ours: Sums, theirs: Sums, metrics: Sequence[Metric], settings: Setti
     """
     starts = np.intersect1d(ours.sum["init_time"].values, theirs.sum["init_time"].values)
     a, b = (s.select(np.isin(s.sum["init_time"].values, starts)) for s in (ours, theirs))
+    a, b = _both(a, b), _both(b, a)
     return _stack([_compare(a, b, metric, settings) for metric in metrics], metrics)
+
+
+def _both(sums: Sums, other: Sums) -> Sums:
+    """The sums by start, without the cases that the other does not have."""
+    names = [name for name, weight in sums.weight.items() if "init_time" in weight.dims and name in other.weight]
+    there = {name: xr.DataArray(other.weight.variables[name] > 0) for name in names}
+    kept = [xr.Dataset({name: dataset[name].where(there[name], 0.0) for name in names})
+            for dataset in (sums.sum, sums.weight)]  # fmt: skip
+    return Sums(kept[0], kept[1], sums.attrs)
 
 
 def _compare(a: Sums, b: Sums, metric: Metric, settings: Settings) -> xr.Dataset:

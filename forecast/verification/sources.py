@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-
-from forecast.core.forecasts import Forecasts
 
 
 class Source(Protocol):
@@ -33,9 +31,9 @@ class Source(Protocol):
 
 
 class StoredForecast:
-    """A forecast store under a label."""
+    """A forecast store, ours or another's (`foreign.ForeignForecast`), under a label."""
 
-    def __init__(self, label: str, store: Forecasts) -> None:
+    def __init__(self, label: str, store: Any) -> None:
         self.label, self.store = label, store
         self.members = len(store.members)
         self._start = {when: k for k, when in enumerate(store.starts.astype("datetime64[s]").tolist())}
@@ -51,4 +49,4 @@ class StoredForecast:
         """(M, G) float32 members in the variable's units."""
         at = self.position(start, lead)
         assert at is not None, "the plan asks for finished fields only"
-        return self.store.read(variable, *at)
+        return np.asarray(self.store.read(variable, *at))

@@ -8,7 +8,7 @@ import pytest
 from forecast.core import variables
 from forecast.core.errors import ForecastError
 from forecast.core.variables import TABLE, Variable
-from forecast.data.units import canonical
+from forecast.core.units import canonical
 
 
 @pytest.mark.parametrize("variable", TABLE, ids=lambda v: v.short)

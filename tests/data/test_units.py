@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forecast.core.errors import ForecastError
-from forecast.data.units import canonical, conversion
+from forecast.core.units import canonical, conversion
 
 
 @pytest.mark.parametrize(

@@ -207,11 +207,11 @@ def test_bad_input_gives_one_line_and_no_folder(stores: Path, tmp_path: Path) ->
     cases = [
         ({}, {}, "no forecast to score"),
         ({"persistence": a}, {}, "two forecasts are called `persistence`"),
-        ({"a": tmp_path / "none"}, {}, "is no forecast store"),
+        ({"a": tmp_path / "none"}, {}, "no such file, folder or pattern"),
         ({"a": a}, {"variables": ("2t",)}, "variable `2t` is not in the truth and every forecast"),
         ({"a": a}, {"leads": [7 * DAY]}, "lead time 7d is not in every forecast"),
         ({"a": a}, {"regions": ("mars",)}, "unknown region `mars`"),
-        ({"a": other_grid(tmp_path)}, {}, "is on gaussian-4x8, the truth on gaussian-8x16"),
+        ({"a": other_grid(tmp_path)}, {"grid": "same"}, "is on gaussian-4x8, the truth on gaussian-8x16"),
     ]
     for forecasts, options, message in cases:
         with pytest.raises(ForecastError, match=message):

@@ -11,8 +11,8 @@ import numpy as np
 from forecast.core import variables
 from forecast.core.archive_sections import AnemoiSource
 from forecast.core.errors import ForecastError
+from forecast.core.units import conversion
 from forecast.data.sources.catalogue import Contents
-from forecast.data.units import conversion
 
 
 class AnemoiDataset:

@@ -21,8 +21,8 @@ from forecast.core import variables
 from forecast.core.archive_sections import FileSource, ZarrSource
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
+from forecast.core.units import canonical, conversion
 from forecast.data.sources.catalogue import Catalogue
-from forecast.data.units import canonical, conversion
 
 _NAT = int(np.datetime64("NaT", "s").astype(np.int64))
 _LATITUDE, _LONGITUDE = ("latitude", "lat"), ("longitude", "lon")

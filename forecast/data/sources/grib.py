@@ -16,9 +16,9 @@ from forecast.core import archive_sections as sections
 from forecast.core import variables
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
+from forecast.core.units import conversion
 from forecast.data.sources.catalogue import Catalogue, expand
 from forecast.data.sources.grib_message import Header, Message, headers
-from forecast.data.units import conversion
 
 
 @dataclass(frozen=True)
