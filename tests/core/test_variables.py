@@ -7,8 +7,8 @@ import pytest
 
 from forecast.core import variables
 from forecast.core.errors import ForecastError
-from forecast.core.variables import TABLE, Variable
 from forecast.core.units import canonical
+from forecast.core.variables import TABLE, Variable
 
 
 @pytest.mark.parametrize("variable", TABLE, ids=lambda v: v.short)
