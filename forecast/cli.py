@@ -184,9 +184,7 @@ def watch(
 
 @app.command()
 def verify(
-    forecasts: Annotated[
-        list[str], typer.Argument(help="forecasts (Zarr, NetCDF, GRIB) with --truth; or one config")
-    ],
+    forecasts: Annotated[list[str], typer.Argument(help="forecasts (Zarr, NetCDF, GRIB) with --truth; or one config")],
     truth: Annotated[Path | None, typer.Option(help="store to verify against")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of scores (with a config: its run folder)")] = None,
     analysis: Annotated[Path | None, typer.Option(help="store that persistence starts from")] = None,
