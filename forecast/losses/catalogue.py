@@ -87,6 +87,8 @@ loss = losses.build({"name": "combined", "terms": terms, "factors": {"tails": 0.
 total, parts = loss(forecast, truth, weight=area)
 ```
 
+How a config trains a forecaster with any of them: [terms.md](terms.md).
+
 ## What a loss takes
 
 | takes | inputs |

@@ -33,6 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "event": {"loss": "dice", "of": "event", "event": RAIN},
     "bins": {"loss": "ordered_bin_emd", "of": "event", "event": BINS},
     "calibrated": {"loss": "calibrated_probability", "of": "event", "event": RAIN},
+    "distribution": {"loss": "gamma_crps", "of": "distribution", "variable": "tp"},
     "latent": {"loss": "barlow_twins", "of": "latent"},
     "weights": {"loss": "group_sparse_envelope", "of": "weights", "options": {"k": 8}},
 }
