@@ -86,10 +86,12 @@ def _of_forecasts(store: Forecasts) -> Group:
     fields = len(starts) * len(store.members) * len(leads) * len(store.variables)
     facts.add_row("size", _size(store.path, fields * store.grid.size * 4))
     for key, value in store.attrs.items():
+        if key == "events":
+            continue  # which stand among the variables
         facts.add_row(key, str(value))
     table = Table("variable", "name", "units", box=None, pad_edge=False)
     for name in store.variables:
-        described = variables.metadata(name)
+        described = variables.metadata(name) | store.attrs.get("events", {}).get(name, {})
         table.add_row(name, described["long_name"], described["units"])
     return Group(facts, table)
 

@@ -101,4 +101,6 @@ def _columns(event: Event) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _plain(value: float) -> str:
-    return f"{value:g}".replace(".", "p").replace("-", "minus")
+    """A number as a part of a name; never digits alone, which at the end of a name are a pressure level."""
+    text = f"{value:g}"
+    return (f"{text}.0" if text.lstrip("-").isdigit() else text).replace(".", "p").replace("-", "minus")

@@ -165,7 +165,7 @@ class NetcdfFile:
 
     def _described(self, name: str, product: Product | None) -> tuple[dict[str, Any], str]:
         """CF attributes of a variable or a product of it, and its method over members, if there is one."""
-        about = cf.attributes(name)
+        about = cf.attributes(name) | self._selection.forecasts.settings.get("events", {}).get(name, {})
         if product is not None and product.kind == "probability":
             self._threshold(name, product, dict(about))
             side = "above" if product.above else "below"

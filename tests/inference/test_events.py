@@ -9,6 +9,7 @@ import torch
 from forecast.core import config as configs
 from forecast.core.forecasts import Forecasts
 from forecast.core.store import Store
+from forecast.core.variables import split
 from forecast.inference.ensemble import generate
 from forecast.inference.system import LearntSystem
 from forecast.models.serialise import load_forecaster, save_forecaster
@@ -27,7 +28,7 @@ TERMS = {
                "options": {"features": 16, "classes": 2}},
 }  # fmt: skip
 RAINS = ("probability_of_tp_above_0p0005", "probability_of_tp_above_0p001")
-CLASSES = tuple(f"probability_of_t_850_class_{k}_of_270_280" for k in range(3))
+CLASSES = tuple(f"probability_of_t_850_class_{k}_of_270p0_280p0" for k in range(3))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,7 @@ def test_attributes_say_which_event(store) -> None:
     assert above["long_name"] == "Probability of Total precipitation above 0.001 m" and above["units"] == "1"
     assert above["trained_with"] == "binary_cross_entropy, dice"
     assert (between["lower_threshold"], between["upper_threshold"]) == (270.0, 280.0)
+    assert all(split(name)[1] is None for name in store.variables if "probability" in name)  # no levels
     assert "lower_threshold" not in data[CLASSES[0]].attrs and "upper_threshold" not in data[CLASSES[2]].attrs
 
 
