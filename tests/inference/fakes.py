@@ -4,8 +4,11 @@ import argparse
 import hashlib
 import os
 import resource
+import signal
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +75,41 @@ def in_processes(count: int, work) -> int:
     return max(os.waitpid(child, 0)[1] for child in children)
 
 
+def _slowly(store: Path, part) -> None:
+    make(Fake(delay=0.005), store, part=part)
+
+
+def killed(folder: Path, kills: int) -> None:
+    """Runs of three processes that are killed, all at once with SIGKILL, at `kills` random moments, and begun again.
+
+    A store that got finished in between is followed by another: 0.zarr, 1.zarr, ...; the last is finished in the end.
+    """
+    store, count = folder / "0.zarr", 0
+    for moment in seeding.uniform(seeding.key(1, "kills"), kills):
+        if not (leader := os.fork()):
+            os.setpgid(0, 0)
+            os._exit(in_processes(3, partial(_slowly, store)) != 0)
+        time.sleep(0.02 + 0.5 * moment)
+        with suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
+        os.waitpid(leader, 0)
+        while count_lines(store) >= 2 * 3 * (STEPS + 1):
+            count += 1
+            store = folder / f"{count}.zarr"
+    make(Fake(), store)
+
+
+def count_lines(store: Path) -> int:
+    """Finished units."""
+    return sum(path.read_text().count("\n") for path in store.glob("finished-*.jsonl"))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("out")
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--processes", type=int, help="so many share the work: children of this one, parts 0 to N - 1")
+    parser.add_argument("--kills", type=int, help="kill runs into stores in the folder OUT so many times")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--memory", action="store_true", help="print the peaks after small, long and large ensembles")
     given = parser.parse_args()
@@ -85,6 +118,8 @@ if __name__ == "__main__":
         for members, steps in [(3, 2), (3, 60), (33, 2)]:
             make(system, f"{given.out}-{members}-{steps}", members, lead=steps * system.step)
             print(peak())
+    elif given.kills:
+        killed(Path(given.out), given.kills)
     elif given.processes:
         sys.exit(in_processes(given.processes, lambda part: make(Fake(delay=given.delay), given.out, part=part)))
     else:

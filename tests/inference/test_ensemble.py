@@ -15,7 +15,7 @@ from forecast.core.errors import ForecastError
 from forecast.core.forecasts import Forecasts
 from forecast.inference.ensemble import generate, plan
 from forecast.inference.writer import ForecastWriter
-from tests.inference.fakes import LEAD, STARTS, STEPS, Fake, fingerprint, make
+from tests.inference.fakes import LEAD, STARTS, STEPS, Fake, count_lines, fingerprint, make
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,11 +66,11 @@ def test_killed_and_resumed_ends_as_the_same_bytes(tmp_path, undisturbed) -> Non
     for _ in range(3):
         process = subprocess.Popen(command(out, "--delay", 0.02), cwd=ROOT)
         deadline = time.monotonic() + 30
-        while finished(out) < counts[-1] + 5 and time.monotonic() < deadline:
+        while count_lines(out) < counts[-1] + 5 and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        counts.append(finished(out))
+        counts.append(count_lines(out))
     assert 15 <= counts[-1] < 2 * 3 * (STEPS + 1) and counts == sorted(counts)
     system = Fake()
     make(system, out, 7)
@@ -79,8 +79,14 @@ def test_killed_and_resumed_ends_as_the_same_bytes(tmp_path, undisturbed) -> Non
     assert ledger(out) == ledger(undisturbed)
 
 
-def finished(store: Path) -> int:
-    return sum(path.read_text().count("\n") for path in store.glob("finished-*.jsonl"))
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_leave_no_trace(tmp_path, undisturbed, kills) -> None:
+    """Three processes at a time; every store ends as the bytes of an undisturbed one, and nothing was done twice."""
+    subprocess.run(command(tmp_path, "--kills", kills), cwd=ROOT, check=True)
+    stores = sorted(tmp_path.glob("*.zarr"))
+    assert stores and {fingerprint(store) for store in stores} == {fingerprint(undisturbed)}
+    for store in stores:
+        assert ledger(store) == ledger(undisturbed)
 
 
 def ledger(store: Path) -> list[str]:

@@ -9,8 +9,8 @@ import pytest
 from forecast.inference.batch import COPIES, MOST, fitting
 from forecast.inference.share import part_of_environment
 from pipelines.watch import watch
-from tests.inference.fakes import Fake, fingerprint, make
-from tests.inference.test_ensemble import ROOT, command, finished, ledger
+from tests.inference.fakes import Fake, count_lines, fingerprint, make
+from tests.inference.test_ensemble import ROOT, command, ledger
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7])
@@ -28,10 +28,10 @@ def test_items_of_a_process_that_dies_are_taken_over(tmp_path) -> None:
     out = tmp_path / "f.zarr"
     slow = subprocess.Popen(command(out, "--part", "0/2", "--delay", 0.2), cwd=ROOT)
     deadline = time.monotonic() + 60
-    while (not out.exists() or finished(out) < 2) and time.monotonic() < deadline:
+    while (not out.exists() or count_lines(out) < 2) and time.monotonic() < deadline:
         time.sleep(0.01)
     other = subprocess.Popen(command(out, "--part", "1/2", "--delay", 0.02), cwd=ROOT)
-    while finished(out) < 12 and time.monotonic() < deadline:
+    while count_lines(out) < 12 and time.monotonic() < deadline:
         time.sleep(0.01)
     slow.send_signal(signal.SIGKILL)
     assert (slow.wait(), other.wait()) == (-signal.SIGKILL, 0)
