@@ -65,6 +65,7 @@ class FileSource(ArchiveSource):
 
     kind: Literal["grib", "netcdf"]
     paths: tuple[str, ...] = Field(min_length=1, description="files or glob patterns, relative to the working folder")
+    checksums: str | None = Field(None, description="list by sha256sum that all files are verified against")
     rename: dict[str, str] = Field({}, description="name in the file -> ERA5 name, where the file's is not known")
     units: dict[str, str] = Field({}, description="ERA5 name -> unit, where the file states none")
 
@@ -106,6 +107,7 @@ class StoreSection(Section):
     climatology: tuple[str, ...] = Field((), description="variables that get one of calendar day and hour, or [all]")
     workers: int = Field(2, ge=1, description="Dask threads or processes; a scheduler has its own")
     scheduler: str = Field("threads", description="threads, processes, or the address of a dask.distributed scheduler")
+    implausible: Literal["refuse", "accept"] = Field("refuse", description="values the atmosphere cannot have")
     allow_nan: bool = Field(False, description="accept missing values within fields, e.g. sst over land")
 
     @model_validator(mode="after")

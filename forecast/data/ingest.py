@@ -52,7 +52,8 @@ def ingest(config: Config, update: bool = False, replace: Period | None = None, 
     writer = StoreWriter(path, layout, stamps, update or replace is not None, _touched(layout, replace))
     with unfinished(writer):
         if not writer.complete:
-            _work(writer, SlabTask(source, writer.slabs, writer.stamps, config.source), config.store)
+            accept = config.store.implausible == "accept"
+            _work(writer, SlabTask(source, writer.slabs, writer.stamps, config.source, accept), config.store)
         console.print(announce(writer.finish()))
     return [writer.path]
 

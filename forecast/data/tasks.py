@@ -19,7 +19,7 @@ from forecast.core.archive_sections import ArchiveSource, StoreSection
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.core.times import format_time
-from forecast.data import climatology
+from forecast.data import climatology, plausible
 from forecast.data.slabs import DiskError, SlabWriter
 from forecast.data.sources import Source
 
@@ -57,6 +57,7 @@ class SlabTask:
     slabs: SlabWriter
     stamps: tuple[str, ...]
     section: ArchiveSource
+    accept_all: bool = False
 
     def __call__(self, item: int) -> Outcome:
         """Dates that cannot be read are found one by one, and listed or left missing."""
@@ -71,6 +72,8 @@ class SlabTask:
         if bad and self.section.unreadable == "stop":
             return Outcome(item, 0, f"{format_time(bad[0][0])}: {bad[0][1]}", tuple(date for date, _ in bad))
         try:
+            if not self.accept_all:
+                plausible.check(layout.variables, layout.dates[where], states)
             self.slabs.write(item, states, self.stamps[item])
         except DiskError:
             raise

@@ -23,7 +23,8 @@ DATES = np.datetime64("2020-02-27T00", "s") + np.arange(10) * np.timedelta64(6, 
 def config(root: Path, source: Mapping[str, Any], **store: Any) -> Config:
     """A config around a source; its training period holds every date."""
     return configs.parse({
-        "name": "test", "root": str(root), "source": dict(source), "store": store,
+        "name": "test", "root": str(root), "source": dict(source),
+        "store": {"implausible": "accept", **store},
         "data": {"train": ["1800-01-01", "2200-01-01"], "validation": ["1800-01-01", "2200-01-01"],
                  "prognostic": ["z_500"]},
         "training": {"stages": [{"updates": 1, "lr": 1e-3}]},
@@ -32,10 +33,11 @@ def config(root: Path, source: Mapping[str, Any], **store: Any) -> Config:
 
 
 def store(root: Path, *paths: Path, kind: str = "netcdf", allow_nan: bool = False, dates_per_shard: int = 4,
-          **source: Any) -> Store:  # fmt: skip
+          implausible: str = "accept", **source: Any) -> Store:  # fmt: skip
     """The store that files are ingested into."""
     section = {"kind": kind, "paths": [str(p) for p in paths], **source}
-    return Store.open(ingest(config(root, section, allow_nan=allow_nan, dates_per_shard=dates_per_shard))[0])
+    options = {"allow_nan": allow_nan, "dates_per_shard": dates_per_shard, "implausible": implausible}
+    return Store.open(ingest(config(root, section, **options))[0])
 
 
 def section(*paths: Path, kind: str = "netcdf", **source: Any) -> FileSource:

@@ -98,7 +98,9 @@ SLOW = {"grib/pl_regular_ll.grib", "grib/cfgrib/step_60m.grib"}  # cfgrib takes 
 def test_grib_equals_cfgrib(name: str, real_data: Path, tmp_path: Path) -> None:
     cfgrib = pytest.importorskip("cfgrib")
     file = real_data / name
-    store = archives.store(tmp_path, file, kind="grib", dates_per_shard=64, **by_date(file, GRIB[name]))
+    store = archives.store(
+        tmp_path, file, kind="grib", dates_per_shard=64, implausible="refuse", **by_date(file, GRIB[name])
+    )
     members = store.attrs["source"]["members"]
     compared = 0
     for dataset in cfgrib.open_datasets(str(file), backend_kwargs={"indexpath": ""}):
@@ -136,7 +138,13 @@ def compare(store: Store, data: xr.DataArray, members: list[int]) -> int:
 @pytest.mark.parametrize("name", NETCDF)
 def test_netcdf_equals_xarray(name: str, real_data: Path, tmp_path: Path) -> None:
     file, (settings, where) = real_data / name, NETCDF[name]
-    store = archives.store(tmp_path, file, dates_per_shard=500, **{"variables": tuple(where)} | by_date(file, settings))
+    store = archives.store(
+        tmp_path,
+        file,
+        dates_per_shard=500,
+        implausible="refuse",
+        **{"variables": tuple(where)} | by_date(file, settings),
+    )
     dataset = xr.open_dataset(file)
     times = np.flatnonzero(~store.missing)
     states = [store.read(times, member=m) for m in range(store.ensemble)]

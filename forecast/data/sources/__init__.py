@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from forecast.core.archive_sections import AnemoiSource, ArchiveSource, FileSource, ZarrSource
 from forecast.data.sources.anemoi import AnemoiDataset
-from forecast.data.sources.catalogue import Contents, Source
+from forecast.data.sources.catalogue import Contents, Source, expand
+from forecast.data.sources.checksums import verify
 from forecast.data.sources.grib import GribSource
 from forecast.data.sources.netcdf import NetcdfSource
 from forecast.data.sources.refined import Refined
@@ -28,4 +31,6 @@ def _plain(section: ArchiveSource) -> Source:
     if isinstance(section, AnemoiSource):
         return AnemoiDataset(section)
     assert isinstance(section, FileSource)
+    if section.checksums is not None:
+        verify(expand(section.paths), Path(section.checksums))
     return GribSource(section) if section.kind == "grib" else NetcdfSource(section)

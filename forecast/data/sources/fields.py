@@ -22,7 +22,7 @@ from forecast.core.archive_sections import FileSource, ZarrSource
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.core.units import canonical, conversion
-from forecast.data.sources.catalogue import Catalogue
+from forecast.data.sources.catalogue import Catalogue, decoding
 
 _NAT = int(np.datetime64("NaT", "s").astype(np.int64))
 _LATITUDE, _LONGITUDE = ("latitude", "lat"), ("longitude", "lon")
@@ -58,7 +58,8 @@ class DatasetSource:
         self._metadata: dict[str, dict[str, Any]] = {}
         with bar(what, len(files)) as progress:
             for number, (path, dataset) in enumerate(zip(files, datasets, strict=True)):
-                self._enter(number, path, dataset)
+                with decoding(path):
+                    self._enter(number, path, dataset)
                 progress.advance()
         order = self._catalogue.close(self._wanted)
         self.contents = self._catalogue.contents(order, self._metadata)
@@ -94,7 +95,8 @@ class DatasetSource:
             data = data.isel(time=_slice(places // count))
         versions = [dim for dim in ("expver",) if dim in data.dims]
         try:
-            values = data.transpose(*versions, ..., *field.points).values
+            with decoding(self._files[file]):
+                values = data.transpose(*versions, ..., *field.points).values
         except (OSError, RuntimeError) as error:
             raise ForecastError(f"{self._files[file]}: {data.name} cannot be read ({error})") from None
         if versions:  # ERA5 (expver 1) where it is there, ERA5T (expver 5) for the rest
@@ -187,8 +189,19 @@ def _grid(dataset: xr.Dataset, path: Path | str) -> tuple[np.ndarray, np.ndarray
         return rows.ravel(), columns.ravel(), points, (rows.size,)
     if rows.ndim > 1 or columns.ndim > 1:
         raise ForecastError(f"{path}: latitudes {latitude.dims} and longitudes {longitude.dims} make no grid")
+    _check_axis(rows, "latitudes", path)
+    _check_axis(np.unwrap(columns, period=360.0), "longitudes", path)
     lat, lon = np.meshgrid(np.atleast_1d(rows), np.atleast_1d(columns), indexing="ij")
     return lat.ravel(), lon.ravel(), (str(latitude.dims[0]), str(longitude.dims[0])), lat.shape
+
+
+def _check_axis(values: np.ndarray, what: str, path: Path | str) -> None:
+    """Refuse an axis whose order or values cannot be right."""
+    steps = np.diff(np.atleast_1d(values))
+    if not np.isfinite(values).all() or not (np.all(steps > 0) or np.all(steps < 0)):
+        raise ForecastError(f"{path}: the {what} neither rise nor fall: they are out of order, or damaged")
+    if what == "latitudes" and np.abs(values).max() > 90.0 + 1e-3:
+        raise ForecastError(f"{path}: latitudes reach {np.abs(values).max():g} degrees")
 
 
 def _hectopascal(levels: xr.DataArray, path: Path | str) -> list[int]:

@@ -17,7 +17,7 @@ from forecast.core import variables
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.core.units import conversion
-from forecast.data.sources.catalogue import Catalogue, expand
+from forecast.data.sources.catalogue import Catalogue, decoding, expand
 from forecast.data.sources.grib_message import Header, Message, headers
 
 
@@ -150,7 +150,8 @@ class GribSource:
     def _check_grid(self, file: int, header: Header) -> None:
         if header.grid in self._orders:
             return
-        with self._files[file].open("rb") as handle, Message(handle, self._files[file], header.offset) as message:
+        place = self._files[file], header.offset
+        with decoding(header.where), place[0].open("rb") as handle, Message(handle, *place) as message:
             latitudes = message.get_array("latitudes")
             longitudes = message.get_array("longitudes") % 360.0
             shape = message.shape(latitudes.size)
@@ -158,9 +159,12 @@ class GribSource:
         self._orders[header.grid] = self._catalogue.order(latitudes, longitudes, shape, origin)
 
     def _field(self, name: str, handle: BinaryIO, path: Path, offset: int) -> np.ndarray:
-        with Message(handle, path, offset) as message:
+        where, size = f"{path} at byte {offset}", len(self.contents.latitudes)
+        with decoding(where), Message(handle, path, offset) as message:
             values = message.values()
             order = self._orders[message.get("md5GridSection")]
+            if len(values) != size:
+                raise ForecastError(f"{where}: {len(values)} values on a grid of {size} points")
         factor, constant = self._conversions[name]
         if (factor, constant) != (1.0, 0.0):
             values = values * factor + constant

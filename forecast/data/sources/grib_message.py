@@ -13,6 +13,7 @@ from eccodes import CodesInternalError
 
 from forecast.core import variables
 from forecast.core.errors import ForecastError
+from forecast.data.sources.catalogue import MOST_POINTS, decoding
 
 # Not eccodes' default of 9999, which is a likely geopotential
 _MISSING = float(np.finfo(np.float32).max)
@@ -68,6 +69,9 @@ class Message:
 
     def get_array(self, key: str) -> np.ndarray:
         """An array of doubles."""
+        points = self.get("numberOfPoints") or 0
+        if points > MOST_POINTS:
+            raise ForecastError(f"{self._path}: message at byte {self._offset}: a field of {points:,} points")
         try:
             return np.asarray(eccodes.codes_get_double_array(self._id, key))
         except CodesInternalError as error:
@@ -102,9 +106,10 @@ def headers(path: Path, rename: dict[str, str]) -> Iterator[Header]:
         while (offset := _next(handle, offset)) < end:
             count += 1
             where = f"{path} (message {count})"
-            with Message(handle, path, offset) as message:
-                yield _header(message, where, offset, rename)
-                offset += int(message.get("totalLength"))
+            with decoding(where), Message(handle, path, offset) as message:
+                header, length = _header(message, where, offset, rename), int(message.get("totalLength"))
+            yield header
+            offset += length
 
 
 def _next(handle: BinaryIO, offset: int) -> int:

@@ -10,7 +10,7 @@ from scipy.io import netcdf_file
 
 from forecast.core.archive_sections import FileSource
 from forecast.core.errors import ForecastError
-from forecast.data.sources.catalogue import expand
+from forecast.data.sources.catalogue import decoding, expand
 from forecast.data.sources.fields import DatasetSource
 
 
@@ -42,13 +42,11 @@ def _open(path: Path) -> xr.Dataset:
     if magic in (b"CDF\x01", b"CDF\x02"):
         _check_classic(path)
     try:
-        with warnings.catch_warnings():
+        with decoding(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return xr.open_dataset(path, engine="netcdf4", cache=False)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise ForecastError(f"{path} is no NetCDF file, or is cut short ({error})") from None
-    except ValueError as error:
-        raise ForecastError(f"{path}: cannot be decoded: {' '.join(str(error).split())}") from None
 
 
 def _check_classic(path: Path) -> None:
@@ -57,5 +55,5 @@ def _check_classic(path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             netcdf_file(path, "r", mmap=True).close()
-    except (ValueError, OSError, IndexError, TypeError) as error:
+    except Exception as error:
         raise ForecastError(f"{path} is cut short or corrupt ({error})") from None
