@@ -115,7 +115,7 @@ def latlon(latitudes: np.ndarray, longitudes: np.ndarray) -> Grid:
         raise ForecastError(f"latitudes reach {np.abs(latitudes).max():g} degrees; they must lie within -90..90")
     band = _cell_edges(latitudes, "latitude", clip=90.0)
     heights = np.abs(np.diff(np.sin(np.radians(band))))
-    edges = np.radians(_cell_edges(_unwrap(longitudes), "longitude"))
+    edges = np.radians(_cell_edges(_unwrap(longitudes % 360.0), "longitude"))  # whichever branch they came in
     widths = np.abs(np.diff(edges))
     if widths.sum() > 2.0 * np.pi * (1 + 1e-6):
         raise ForecastError("longitudes overlap: the grid goes round the globe more than once")

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from forecast.core import grids
+from forecast.core.archive_sections import FileSource
 from forecast.core.errors import ForecastError
 from forecast.core.forecasts import Forecasts
 from forecast.core.grids import Grid
-from forecast.core.sections import FileSource
 from forecast.data.sources.grib import GribSource
 from forecast.outputs import products
 from forecast.outputs.export import export
