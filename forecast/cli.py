@@ -171,6 +171,62 @@ def export(
     typer.echo(outputs.write(store, to, configs.section(OutputSection, given, "export"), _list(starts)))
 
 
+def _numbers(value: str | None, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in value.split(",")) if value else ()
+    except ValueError:
+        raise ForecastError(f"{option} {value}: numbers are expected, with commas between them") from None
+
+
+def _pair(value: str | None, option: str) -> tuple[float, float] | None:
+    found = _numbers(value, option)
+    if value and len(found) != 2:
+        raise ForecastError(f"{option} {value}: two numbers are expected, with a comma between them")
+    return (found[0], found[1]) if found else None
+
+
+@app.command()
+def plot(
+    store: Annotated[Path, typer.Argument(help="a forecast store")],
+    kind: Annotated[str, typer.Argument(help="map, stamps, spaghetti, meteogram or animation")],
+    to: Annotated[Path, typer.Option(help="picture to write: .png, .svg, .pdf; animations .gif, .mp4")],
+    variables: Annotated[str, typer.Option(help="2t; several for a meteogram; ws_500 and 10si are wind speeds")] = "2t",
+    start: Annotated[str | None, typer.Option(help="the first one if absent")] = None,
+    leads: Annotated[str | None, typer.Option(help="24h,72h or 0h..5d/12h; the last one if absent")] = None,
+    products: Annotated[str, typer.Option(help="mean,spread,q90,'tp>0.001', or m3 for member 3")] = "mean",
+    area: Annotated[str | None, typer.Option(help="north,west,south,east")] = None,
+    projection: Annotated[str | None, typer.Option(help="platecarree, robinson, orthographic, north or south")] = None,
+    centre: Annotated[str | None, typer.Option(help="longitude,latitude in the middle of the map")] = None,
+    place: Annotated[str | None, typer.Option(help="latitude,longitude of a meteogram")] = None,
+    levels: Annotated[str | None, typer.Option(help="isolines of spaghetti, in the unit shown")] = None,
+    style: Annotated[str, typer.Option(help="of a meteogram: auto, plume, box, both")] = "auto",
+    coast: Annotated[str, typer.Option(help="auto, earth, or a store with a land-sea mask")] = "auto",
+    rate: Annotated[float, typer.Option(min=0.1, help="frames of an animation in a second")] = 4.0,
+    dpi: Annotated[int, typer.Option(min=30, max=600, help="pixels of an inch")] = 150,
+) -> None:
+    """Draw maps, stamps of all members, spaghetti, meteograms and animations of a forecast."""
+    from forecast.outputs.selection import parse_area
+    from forecast.plots.draw import Request, draw
+
+    request = Request(
+        kind=kind,
+        variables=_list(variables) or (),
+        start=start,
+        leads=_list(leads),
+        products=_list(products) or (),
+        area=parse_area(area) if area else None,
+        projection=projection,
+        centre=_pair(centre, "--centre"),
+        place=_pair(place, "--place"),
+        levels=_numbers(levels, "--levels"),
+        style=style,
+        rate=rate,
+        coast=coast,
+        dpi=dpi,
+    )
+    typer.echo(draw(store, to, request))
+
+
 @app.command()
 def watch(
     store: Annotated[Path, typer.Argument(help="a forecast store that is being made, by whomever")],

@@ -17,9 +17,10 @@ ROOMS = {room: {room, *CHAIN[:place]} for place, room in enumerate(CHAIN)} | {
     "verification": {"verification", "core"},
     "report": {"report", "core"},
     "outputs": {"outputs", "core"},
+    "plots": {"plots", "outputs", "core"},
 }
 ROOMS["training"] |= {"verification"}  # its numpy kernels score the validation forecasts
-WITHOUT_TORCH = ("core", "planet", "verification", "report", "outputs")
+WITHOUT_TORCH = ("core", "planet", "verification", "report", "outputs", "plots")
 
 FILE_LINES, PIPELINE_LINES, FUNCTION_LINES = 350, 80, 60
 

@@ -21,11 +21,11 @@ def draft(path: Path) -> Iterator[Path]:
         ForecastError: the folder cannot be written, no room on the disk.
     """
     mine = f".{path.name}.{socket.gethostname()}-"
-    hidden = path.with_name(f"{mine}{os.getpid()}.part")
+    hidden = path.with_name(f"{mine}{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{mine}*.part"):
-            if not _runs(left.name.removeprefix(mine).removesuffix(".part")):
+        for left in path.parent.glob(f"{mine}*.part{path.suffix}"):
+            if not _runs(left.name.removeprefix(mine).removesuffix(f".part{path.suffix}")):
                 left.unlink(missing_ok=True)
         yield hidden
         hidden.replace(path)

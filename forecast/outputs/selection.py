@@ -70,9 +70,9 @@ def select(
     chosen = Selection(
         forecasts,
         _variables(forecasts, variables),
-        _positions(starts, "start", forecasts.starts, _time, _day_step, format_time),
-        _positions(members, "member", forecasts.members, _number, _number, str),
-        _positions(leads, "lead", forecasts.leads, lead_time, lead_time, _lead),
+        start_positions(forecasts, starts),
+        member_positions(forecasts, members),
+        lead_positions(forecasts, leads),
         *_points(forecasts, area),
         area,
     )
@@ -86,6 +86,21 @@ def select(
             f"complete the run, or choose others"
         )
     return chosen
+
+
+def start_positions(forecasts: Forecasts, wanted: Sequence[str] | None) -> np.ndarray:
+    """Positions of starts in the store, rising; see `select`."""
+    return _positions(wanted, "start", forecasts.starts, parse_time, parse_duration, format_time)
+
+
+def member_positions(forecasts: Forecasts, wanted: Sequence[str] | None) -> np.ndarray:
+    """Positions of members in the store, rising; see `select`."""
+    return _positions(wanted, "member", forecasts.members, int, int, str)
+
+
+def lead_positions(forecasts: Forecasts, wanted: Sequence[str] | None) -> np.ndarray:
+    """Positions of lead times in the store, rising; see `select`."""
+    return _positions(wanted, "lead", forecasts.leads, lead_time, lead_time, _lead)
 
 
 def lead_time(text: str) -> np.timedelta64:
@@ -160,18 +175,6 @@ def _summary(values: np.ndarray, show: Callable[[Any], str]) -> str:
     if len(values) <= 4:
         return ", ".join(show(v) for v in values)
     return f"{show(values[0])}, {show(values[1])}, ... {show(values[-1])}"
-
-
-def _time(text: str) -> np.datetime64:
-    return parse_time(text)
-
-
-def _day_step(text: str) -> np.timedelta64:
-    return parse_duration(text)
-
-
-def _number(text: str) -> int:
-    return int(text)
 
 
 def _lead(lead: np.timedelta64) -> str:

@@ -1,0 +1,1 @@
+"""Pictures of forecast stores: maps, stamps, spaghetti, meteograms, animations."""
