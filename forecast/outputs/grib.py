@@ -14,7 +14,15 @@ from forecast.core.errors import ForecastError
 from forecast.core.times import parse_duration
 from forecast.outputs import cf
 from forecast.outputs.grib_grid import grid_keys
-from forecast.outputs.grib_keys import PRODUCT_TEMPLATES, date_keys, ensemble_keys, kind_of, parameter, time_keys
+from forecast.outputs.grib_keys import (
+    PRODUCT_TEMPLATES,
+    date_keys,
+    ensemble_keys,
+    kind_of,
+    member_keys,
+    parameter,
+    time_keys,
+)
 from forecast.outputs.products import Product
 from forecast.outputs.selection import Selection
 
@@ -54,6 +62,8 @@ class GribFile:
         self._skipped: dict[str, int] = {}
         period = selection.forecasts.settings.get("accumulation")
         self._period = parse_duration(period) if period else None
+        perturbation = selection.forecasts.settings.get("perturbation")
+        self._control = isinstance(perturbation, dict) and bool(perturbation.get("control"))
         self._grid = self._grid_handle()
         for name in selection.variables:
             for product in products or (None,):
@@ -65,7 +75,7 @@ class GribFile:
         """Members `rows` (m,) of one field, (m, G); `start` and `lead` are positions in the selection."""
         chosen = self._selection
         for number, field in zip(chosen.forecasts.members[chosen.members[rows]], values, strict=True):
-            self._message(variable, None, start, lead, field, {"perturbationNumber": int(number)})
+            self._message(variable, None, start, lead, field, member_keys(int(number), self._control))
 
     def product(self, variable: str, start: int, lead: int, product: Product, values: np.ndarray) -> None:
         """A product (G,) of one field."""

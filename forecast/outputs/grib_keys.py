@@ -110,14 +110,13 @@ def time_keys(
 
 
 def ensemble_keys(product: Product | None, size: int, factor: float) -> dict[str, Any]:
-    """Keys of members (all but the number) or of a product.
+    """Keys that all members share (see `member_keys`), or of a product.
 
     Args:
         size: members of the ensemble. factor: on the variable's values, so also on thresholds.
     """
     if product is None:
-        about = {"typeOfProcessedData": 4, "typeOfGeneratingProcess": 4, "typeOfEnsembleForecast": 3}
-        return about | {"numberOfForecastsInEnsemble": size}
+        return {"typeOfGeneratingProcess": 4, "numberOfForecastsInEnsemble": size}
     if product.kind == "quantile":
         if product.value != int(product.value):
             raise ForecastError(f"{product.name}: GRIB takes quantiles in whole percent; export NetCDF for others")
@@ -126,6 +125,14 @@ def ensemble_keys(product: Product | None, size: int, factor: float) -> dict[str
         return {"typeOfProcessedData": 8, "typeOfGeneratingProcess": 5} | _threshold(product, factor)
     derived = {"derivedForecast": DERIVED[product.kind], "numberOfForecastsInEnsemble": size}
     return {"typeOfProcessedData": 5, "typeOfGeneratingProcess": 4} | derived
+
+
+def member_keys(number: int, control: bool) -> dict[str, Any]:
+    """Keys of one member: a perturbed one (code table 4.6 knows only negative and positive: 3), or the control (0)."""
+    kind = {"typeOfProcessedData": 3, "typeOfEnsembleForecast": 0} if control and number == 0 else {
+        "typeOfProcessedData": 4, "typeOfEnsembleForecast": 3
+    }  # fmt: skip
+    return kind | {"perturbationNumber": number}
 
 
 def _threshold(product: Product, factor: float) -> dict[str, Any]:

@@ -116,6 +116,16 @@ def test_a_geopotential_of_9999_stays_and_missing_values_are_a_bitmap(tmp_path: 
     assert (read.read(read.contents.dates)[:, 0, :, 17] == 9999.0).all()
 
 
+def test_the_control_is_called_one(tmp_path: Path) -> None:
+    about = {"perturbation": {"kind": "gaussian", "control": True}}
+    forecasts = stored(tmp_path, grids.gaussian(8), ("2t",), 3, 3, 1, **about)
+    export(select(forecasts, starts=["2020-02-28T00"]), tmp_path / "a.grib2")
+    found = [
+        tuple(a.values()) for a, _ in messages(tmp_path / "a.grib2", "number", "dataType", "typeOfEnsembleForecast")
+    ]
+    assert found == [(0, "cf", 0), (1, "pf", 3), (2, "pf", 3)]
+
+
 GRIDS = {
     "regular_gg": grids.gaussian(8),
     "regular_ll": grids.latlon(np.arange(90.0, -91, -30), np.arange(0.0, 360, 30)),
