@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from forecast.core import threads
 from forecast.core.compiled import compiled
@@ -23,36 +22,41 @@ PIECE = 32
 def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys with their pairs (2 i, 2 i + 1) turned by each token's angles, and values: (B, N, H, d) each.
 
+    On the CPU in float32 `qkv` is turned where it lies: nobody may have kept it for a gradient.
+
     Args:
         qkv: (B, N, 3, H, d). cosine, sine: (N, d // 2) of the angles, float32.
     """
-    query, key, value = _rotate(qkv.contiguous(), cosine, sine)
-    return query, key, value
+    if qkv.device.type == "cpu" and qkv.dtype == torch.float32 and not torch.compiler.is_compiling():
+        query, key, value = _Rotation.apply(qkv.contiguous(), cosine, sine).unbind(2)
+        return query, key, value
+    query, key, value = qkv.unbind(2)
+    return _turned(query, cosine, sine), _turned(key, cosine, sine), value
 
 
 def gated_gelu(x: Tensor) -> Tensor:
-    """(..., D) a GELU(b) from (..., 2 D), a and b being its halves (GEGLU, Shazeer 2020); keeps x alone."""
+    """(..., D) a GELU(b) from (..., 2 D), a and b being its halves (GEGLU, Shazeer 2020)."""
     return _GatedGelu.apply(x.contiguous())
 
 
 class _GatedGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-        for given, rows in zip(_in_pieces(x), _in_pieces(out), strict=True):
+        gate, out = (x.new_empty(*x.shape[:-1], x.shape[-1] // 2) for _ in range(2))
+        for given, gates, rows in zip(*map(_in_pieces, (x, gate, out)), strict=True):
             a, b = given.chunk(2, dim=-1)
-            torch.mul(a, functional.gelu(b), out=rows)
+            torch.mul(a, torch.ops.aten.gelu.out(b, out=gates), out=rows)
+        ctx.save_for_backward(x, gate)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x, gate = ctx.saved_tensors
         out = torch.empty_like(x)
-        for given, rows, g in zip(_in_pieces(x), _in_pieces(out), _in_pieces(grad.contiguous()), strict=True):
+        for given, gates, rows, g in zip(*map(_in_pieces, (x, gate, out, grad.contiguous())), strict=True):
             a, b = given.chunk(2, dim=-1)
             to_a, to_b = rows.chunk(2, dim=-1)
-            torch.mul(g, functional.gelu(b), out=to_a)
+            torch.mul(g, gates, out=to_a)
             torch.ops.aten.gelu_backward.grad_input(g * a, b, grad_input=to_b)
         return out
 
@@ -63,16 +67,21 @@ def _in_pieces(x: Tensor) -> Sequence[Tensor]:
     return rows.split(PIECE) if x.device.type == "cpu" and not torch.compiler.is_compiling() else (rows,)
 
 
-@torch.library.custom_op("forecast::rotate", mutates_args=())
-def _rotate(qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = qkv.unbind(2)
-    return _turned(query, cosine, sine), _turned(key, cosine, sine), value.clone(memory_format=torch.contiguous_format)
+class _Rotation(torch.autograd.Function):
+    """In place; so is its gradient, which is the inverse rotation."""
 
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.mark_dirty(qkv)
+        ctx.save_for_backward(cosine, sine)
+        _turn_in_place(qkv, cosine, sine, 1.0)
+        return qkv
 
-@torch.library.custom_op("forecast::rotate_backward", mutates_args=())
-def _rotate_backward(query: Tensor, key: Tensor, value: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """(B, N, 3, H, d) from the gradients of the three."""
-    return torch.stack([_turned(query, cosine, -sine), _turned(key, cosine, -sine), value], dim=2)
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        grad = grad.contiguous()  # of three views: made for nobody else
+        _turn_in_place(grad, *ctx.saved_tensors, -1.0)
+        return grad, None, None
 
 
 def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -83,68 +92,25 @@ def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 @compiled(fastmath=True)
-def _turn(given: np.ndarray, out: np.ndarray, cosine: np.ndarray, sine: np.ndarray, first: int, sign: float) -> None:
-    """out (n, H, d) from given (n, H, d); the angles of token t are those of row (first + t) % N."""
-    pairs = cosine.shape[1]
-    for t in range(given.shape[0]):
+def _turn(qkv: np.ndarray, cosine: np.ndarray, sine: np.ndarray, first: int, sign: float) -> None:
+    """Queries and keys of qkv (n, 3, H, d); the angles of token t are those of row (first + t) % N."""
+    for t in range(qkv.shape[0]):
         n = (first + t) % cosine.shape[0]
-        for h in range(given.shape[1]):
-            for i in range(pairs):
-                c, s = cosine[n, i], np.float32(sign) * sine[n, i]
-                even, odd = given[t, h, 2 * i], given[t, h, 2 * i + 1]
-                out[t, h, 2 * i] = even * c - odd * s
-                out[t, h, 2 * i + 1] = even * s + odd * c
+        for which in range(2):
+            for h in range(qkv.shape[2]):
+                row = qkv[t, which, h]
+                for i in range(cosine.shape[1]):
+                    c, s = cosine[n, i], np.float32(sign) * sine[n, i]
+                    even, odd = row[2 * i], row[2 * i + 1]
+                    row[2 * i] = even * c - odd * s
+                    row[2 * i + 1] = even * s + odd * c
 
 
-def _turn_all(given: list[Tensor], out: list[Tensor], cosine: Tensor, sine: Tensor, sign: float) -> None:
-    """Turn the first two (B, N, H, d) of three, copy the last, tokens shared out among threads."""
-    x, o = ([tensor.flatten(0, 1).numpy() for tensor in tensors] for tensors in (given, out))
-    angles = cosine.numpy(), sine.numpy()
+def _turn_in_place(qkv: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> None:
+    """(B, N, 3, H, d), tokens shared out among threads."""
+    rows, angles = qkv.detach().flatten(0, 1).numpy(), (cosine.numpy(), sine.numpy())
 
     def piece(begin: int, end: int) -> None:
-        for which in (0, 1):
-            _turn(x[which][begin:end], o[which][begin:end], *angles, begin, sign)
-        np.copyto(o[2][begin:end], x[2][begin:end])
+        _turn(rows[begin:end], *angles, begin, sign)
 
-    threads.share(piece, len(x[0]), torch.get_num_threads())
-
-
-@_rotate.register_kernel("cpu")
-def _(qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    given = qkv.detach().unbind(2)
-    if qkv.dtype != torch.float32:  # which NumPy may lack
-        return _turned(given[0], cosine, sine), _turned(given[1], cosine, sine), given[2].contiguous()
-    out = [torch.empty(part.shape) for part in given]
-    _turn_all(list(given), out, cosine, sine, 1.0)
-    return out[0], out[1], out[2]
-
-
-@_rotate_backward.register_kernel("cpu")
-def _(query: Tensor, key: Tensor, value: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    if query.dtype != torch.float32:
-        return torch.stack([_turned(query, cosine, -sine), _turned(key, cosine, -sine), value], dim=2)
-    out = torch.empty(*query.shape[:2], 3, *query.shape[2:])
-    _turn_all([query.contiguous(), key.contiguous(), value.contiguous()], list(out.unbind(2)), cosine, sine, -1.0)
-    return out
-
-
-@_rotate.register_fake
-def _(qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = (part.new_empty(part.shape) for part in qkv.unbind(2))
-    return query, key, value
-
-
-@_rotate_backward.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    return query.new_empty(*query.shape[:2], 3, *query.shape[2:])
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[1:])
-
-
-def _gradient(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None, None]:
-    return _rotate_backward(query, key, value, *ctx.saved_tensors), None, None
-
-
-_rotate.register_autograd(_gradient, setup_context=_keep)
+    threads.share(piece, len(rows), torch.get_num_threads())

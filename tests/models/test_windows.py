@@ -105,7 +105,7 @@ def test_rotary_products_depend_on_differences():
     torch.manual_seed(0)
     angles = torch.arange(40)[:, None] * 1e4 ** (-torch.arange(8) / 8)
     one = torch.randn(1, 1, 3, 1, 16).expand(1, 40, 3, 1, 16)
-    q, k, v = window_operators.rotate(one, angles.cos(), angles.sin())
+    q, k, v = window_operators.rotate(one.clone(), angles.cos(), angles.sin())
     products = torch.einsum("nd,md->nm", q[0, :, 0], k[0, :, 0])
     for offset in (0, 1, 7):
         diagonal = products.diagonal(offset)
@@ -116,19 +116,18 @@ def test_rotary_products_depend_on_differences():
 
 
 def test_rotation_on_every_path():
-    """Numba and torch agree, in value and gradient; the gradient is the inverse rotation."""
+    """Loops and torch agree, in value and gradient; the gradient is the inverse rotation."""
     torch.manual_seed(0)
     angles = torch.rand(6, 4)
     qkv = torch.randn(2, 6, 3, 2, 8, requires_grad=True)
-    mine = window_operators.rotate(qkv, angles.cos(), angles.sin())
+    mine = window_operators.rotate(qkv.clone(), angles.cos(), angles.sin())
     half = window_operators.rotate(qkv.bfloat16(), angles.cos(), angles.sin())
     for part, (a, b) in enumerate(zip(mine, half, strict=True)):
         turned = window_operators._turned(qkv[:, :, part], angles.cos(), angles.sin()) if part < 2 else qkv[:, :, 2]
         torch.testing.assert_close(a, turned)
         torch.testing.assert_close(b.float(), turned, rtol=2e-2, atol=2e-2)
-    (back,) = torch.autograd.grad(mine, qkv, mine)
+    (back,) = torch.autograd.grad(mine, qkv, [part.detach().clone() for part in mine])
     torch.testing.assert_close(back, qkv)
-    torch.library.opcheck(torch.ops.forecast.rotate.default, (qkv.detach(), angles.cos(), angles.sin()))
 
 
 def test_gated_gelu():

@@ -1,0 +1,235 @@
+"""What the variational part of FuXi-ENS is worth, on the sample planet: five forecasters, the same time for each.
+
+    python scripts/study_fuxi.py --out runs/study               # an hour of training each, ensembles: about six hours
+    python scripts/study_fuxi.py --out runs/try --minutes 2 --starts 2 --members 8
+    python scripts/study_fuxi.py --out runs/study --sides FuXi-ENS white    # those only; what is there is kept
+
+All share archive, network, batches and curriculum (configs/planet_fuxi.yaml):
+
+    FuXi-ENS    prior, posterior, CRPS + beta KL
+    beta-0      no divergence: only the prior's own members teach the prior
+    white       N(0, 1) at every point in place of the learnt prior, which is what the released weights amount to
+    CRPS-only   no posterior: all members from the learnt prior, scored by the CRPS
+    AIFS-CRPS   the demo's graph transformer
+
+How many updates each makes follows from the seconds that they take, measured first (stages.json). Writes study.md (one
+table), study.png (one figure) and study.json into --out. A study that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from forecast.core import config as configs  # noqa: E402
+from forecast.core.config import Config  # noqa: E402
+from forecast.core.progress import stdout  # noqa: E402
+from forecast.verification.results import Scores  # noqa: E402
+from forecast.verification.score import score  # noqa: E402
+from pipelines.generate import generate  # noqa: E402
+from pipelines.ingest import ingest  # noqa: E402
+from pipelines.train import train  # noqa: E402
+
+SIDES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "FuXi-ENS": ("planet_fuxi", ()),
+    "beta-0": ("planet_fuxi", ("model.divergence.beta=0",)),
+    "white": ("planet_fuxi", ("model.latent={prior: white}",)),
+    "CRPS-only": ("planet_fuxi", ("model.divergence.beta=0", "model.prior_share=1")),
+    "AIFS-CRPS": ("demo", ()),
+}
+SHARES = (0.45, 0.45, 0.1)
+"""of the time, for one member, for several, for rollouts"""
+PROBE = (12, 8, 4)
+"""updates of each stage that are timed"""
+HOURS = (24, 72, 120, 240)
+GAP = {72: 0.95, 120: 0.90, 240: 0.85}
+
+
+def config_of(side: str, out: Path, options: argparse.Namespace, *more: str) -> Config:
+    """The run of a side: its own folder, the archive shared."""
+    name, settings = SIDES[side]
+    archive = (out / "archive").resolve()
+    shared = (
+        f"root={out / side}", f"store.path={archive / 'truth.zarr'}", f"store.analysis={archive / 'analysis.zarr'}",
+        f"forecast.members={options.members}", "training.validation_starts=4",
+    )  # fmt: skip
+    if options.starts:
+        shared += (f"forecast.starts.every={max(300 // options.starts, 1)}d",)
+    if side != options.sides[0]:
+        shared += ("forecast.physics={}",)
+    return configs.load(name, (*settings, *shared, *more))
+
+
+def stages(side: str, out: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The curriculum of a side, as long as the time allows; measured once and kept."""
+    path = out / "stages.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if side not in known:
+        plain = [stage.model_dump(mode="json") for stage in config_of(side, out, options).training.stages]
+        short = [stage | {"updates": n} for stage, n in zip(plain, PROBE, strict=True)]
+        probe = config_of(side, out, options, f"training.stages={json.dumps(short)}", f"root={out / 'probes' / side}",
+                          "training.validate_every=1000000", "training.validation_steps=1")  # fmt: skip
+        seconds = per_update(train(probe) / "metrics.jsonl")
+        for stage, share, each in zip(plain, SHARES, seconds, strict=True):
+            stage["updates"] = max(10, round(60 * options.minutes * share / each))
+            stage["warmup"] = min(stage["warmup"], stage["updates"] // 4)
+        known[side] = plain
+        path.write_text(json.dumps(known, indent=1))
+    return list(known[side])
+
+
+def per_update(metrics: Path) -> list[float]:
+    """Median seconds of an update of each of the stages of a probe, the first ones, which compile, left out."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    at = [line["seconds"] for line in lines if "loss" in line]
+    took, ends = np.diff(at), np.cumsum(PROBE)
+    return [
+        statistics.median(took[max(begin + 1, 0) : end - 1]) for begin, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def run(side: str, out: Path, options: argparse.Namespace) -> None:
+    """Train a side and make its ensembles."""
+    curriculum = stages(side, out, options)
+    updates = sum(stage["updates"] for stage in curriculum)
+    warmup = f"model.divergence.warmup={curriculum[1]['updates'] // 8}"
+    more = (warmup,) if SIDES[side][0] == "planet_fuxi" else ()
+    every = max(updates // 12, 1)
+    config = config_of(side, out, options, f"training.stages={json.dumps(curriculum)}",
+                       f"training.validate_every={every}", f"training.checkpoint_every={every}", *more)  # fmt: skip
+    stdout.print(f"[bold]{side}: {updates} updates")
+    train(config, resume=True)
+    generate(config)
+
+
+def verify(out: Path, options: argparse.Namespace) -> Scores:
+    """Scores of all sides and of the physics, side by side."""
+    first = config_of(options.sides[0], out, options)
+    forecasts = {side: out / side / "forecast.zarr" for side in SIDES if (out / side / "forecast.zarr").exists()}
+    forecasts |= {kind: first.path(path) for kind, path in first.forecast.physics.items()}
+    return score(
+        forecasts, first.path(first.store.path), out / "scores", title="What the variational part is worth",
+        analysis=first.path(str(first.store.analysis)), climatology=first.data.train,
+        window=first.verification.climatology_window, leads=first.verification.leads, seed=first.seed,
+    )  # fmt: skip
+
+
+def summary(scores: Scores, out: Path) -> dict[str, dict[str, Any]]:
+    """What the table says of each forecast."""
+    crps = {label: m["fair_crps"].isel(region=0) for label, m in scores.metrics.items()}
+    hours = crps["climatology"]["lead_time"].values / np.timedelta64(1, "h")
+    found: dict[str, dict[str, Any]] = {}
+    for label, values in crps.items():
+        share = values / crps["climatology"]
+        found[label] = {"crps": {f"{h:g}": 100 * float(share.isel(lead_time=i).mean("variable"))
+                                 for i, h in enumerate(hours)}}  # fmt: skip
+        early = hours <= 240
+        if "imperfect" in crps:
+            better = (values < crps["imperfect"]).isel(lead_time=early)
+            found[label]["beats_imperfect"] = 100 * float(better.mean())
+        if "perfect" in crps:
+            gap = (crps["climatology"] - values) / (crps["climatology"] - crps["perfect"])
+            found[label]["gap"] = {str(h): 100 * float(gap.isel(lead_time=int(i)).mean("variable"))
+                                   for h in GAP for i in np.flatnonzero(hours == h)}  # fmt: skip
+        if "spread_skill" in scores.metrics[label]:
+            ratio = scores.metrics[label]["spread_skill"].isel(region=0, lead_time=early)
+            found[label]["spread_skill"] = [float(ratio.mean("variable").min()), float(ratio.mean("variable").max())]
+        found[label] |= training_of(out / label / "training" / "metrics.jsonl")
+    return found
+
+
+def training_of(metrics: Path) -> dict[str, Any]:
+    """Minutes, updates, and the last signs of life of the latent."""
+    if not metrics.exists():
+        return {}
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    updates = [line for line in lines if "loss" in line]
+    minutes = {line["update"]: line["seconds"] / 60 for line in updates}
+    checks = [(minutes[line["update"]], line["validation"]) for line in lines if "validation" in line]
+    last, out = checks[-1][1], {"updates": updates[-1]["update"], "minutes": minutes[updates[-1]["update"]]}
+    out["validation"] = [(m, v["score"]) for m, v in checks]
+    if "latent" in last:
+        out |= {name: last["latent"][name][0] for name in ("kl", "active", "abs_mean_prior") if name in last["latent"]}
+        for name in ("crps_prior", "crps_posterior"):
+            if name in last:
+                out[name] = statistics.fmean(x[0] for x in last[name].values())
+    return out
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """One table in Markdown."""
+    heads = ["forecast", "updates", *(f"{h} h" for h in HOURS), *(f"gap {h} h" for h in GAP), "beats imperfect",
+             "spread-skill", "KL / dim", "active", "CRPS, z of P", "CRPS, z of Q"]  # fmt: skip
+    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for label, f in found.items():
+        cells = [label, f"{f['updates']:,}" if "updates" in f else ""]
+        cells += [f"{f['crps'][str(h)]:.1f}" if str(h) in f["crps"] else "" for h in HOURS]
+        cells += [f"{f['gap'][str(h)]:.0f} %" if str(h) in f.get("gap", {}) else "" for h in GAP]
+        cells.append(f"{f['beats_imperfect']:.0f} %" if "beats_imperfect" in f else "")
+        cells.append("{:.2f}-{:.2f}".format(*f["spread_skill"]) if "spread_skill" in f else "")
+        for key, form in (("kl", ".3f"), ("active", ".0%"), ("crps_prior", ".3f"), ("crps_posterior", ".3f")):
+            cells.append(format(f[key], form) if f.get(key) is not None else "")
+        rows.append("| " + " | ".join(cells) + " |")
+    note = (
+        "Fair CRPS in % of climatology's, mean over variables (less is better); share of the gap from climatology "
+        "to the perfect model that is closed; share of variables and leads to 240 h better than the imperfect "
+        "model; least and greatest spread-skill ratio to 240 h, mean over variables; at the last validation KL "
+        "in nats per latent dimension, dimensions above 0.01 nats, one-step CRPS with z of prior and posterior."
+    )
+    return "\n".join(["# What the variational part is worth", "", *rows, "", note, ""])
+
+
+def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
+    """One figure: skill by lead, and learning by minute."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    skill, learning = figure.subplots(1, 2)
+    styles = {"perfect": ("0.45", "--"), "imperfect": ("0.45", ":"), "climatology": ("0.75", "-")}
+    for i, (label, f) in enumerate((k, v) for k, v in found.items() if k != "persistence"):
+        colour, dashes = styles.get(label, (f"C{i}", "-"))
+        days = [float(h) / 24 for h in f["crps"]]
+        skill.plot(days, list(f["crps"].values()), dashes, color=colour, label=label)
+        if "validation" in f:
+            minutes, values = zip(*((m, v) for m, v in f["validation"] if v is not None), strict=True)
+            learning.plot(minutes, values, color=colour, marker=".", label=label)
+    skill.set(xlabel="lead, days", ylabel="fair CRPS, % of climatology", title="Mean over variables")
+    learning.set(xlabel="minutes of training", ylabel="validation score", title="Learning", yscale="log")
+    skill.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, forecast, verify, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--minutes", type=float, default=60, help="of training for each side")
+    parser.add_argument("--members", type=int, default=50)
+    parser.add_argument("--starts", type=int, help="about so many in place of the config's")
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    options = parser.parse_args(arguments)
+    archive = configs.load(SIDES["FuXi-ENS"][0], (f"root={options.out / 'archive'}",))
+    ingest(archive)
+    for side in options.sides:
+        run(side, options.out, options)
+    found = summary(verify(options.out, options), options.out)
+    (options.out / "study.json").write_text(json.dumps(found, indent=1))
+    (options.out / "study.md").write_text(table(found))
+    picture(found, options.out / "study.png")
+    stdout.print((options.out / "study.md").read_text(), highlight=False)
+
+
+if __name__ == "__main__":
+    main()
