@@ -45,6 +45,7 @@ def check(config: Config) -> Table:
     _check_fits(config, store)
     field = 4 * store.grid.size
     model = forecaster(config, store)
+    model.check_members(curriculum.members(training.members))
     parameters = sum(p.numel() for p in model.parameters())
     size = 4 * parameters / 1e6
     table.add_row("store", f"{path}: {len(store.dates)} dates, {store.missing.sum()} missing, {store.grid.name}")

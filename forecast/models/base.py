@@ -106,6 +106,13 @@ class Forecaster(nn.Module):
         """
         raise NotImplementedError
 
+    def check_members(self, numbers: Iterable[int]) -> None:
+        """Whether training with such numbers of members makes sense.
+
+        Raises:
+            ForecastError: says what would.
+        """
+
     def begin_update(self, update: int) -> None:
         """Told before every update of training how many with several members came before it."""
 

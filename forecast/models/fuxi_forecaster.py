@@ -57,6 +57,11 @@ class FuxiForecaster(Forecaster):
         s = self.section.divergence
         self.beta = annealed(update, top=s.beta, warmup=s.warmup, schedule=s.schedule, cycle=s.cycle, rise=s.rise)
 
+    def check_members(self, numbers: Iterable[int]) -> None:
+        """As of every forecaster; see `prior_members`."""
+        for members in numbers:
+            self.prior_members(members)
+
     def prior_members(self, members: int) -> int:
         """How many of `members` are drawn from the prior in training.
 

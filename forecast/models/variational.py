@@ -86,10 +86,10 @@ class Decoder(nn.Module):
                 head.start()
 
     def forward(self, states: Tensor, forcings: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, G, V), features (R, G, D) or (R, 0, 0), tokens (R, N, D); from (R, G, T * V), (B, G, F), (B, 3)."""
+        """(R, G, V), features (R, G, D or 0), tokens (R, N, D); from (R, G, T * V), (B, G, F), (B, 3)."""
         tokens = self.backbone(states, forcings, times)
         heads = [head(tokens).float() for head in (self.head_levels, self.head_surface) if head is not None]
-        hidden = tokens.new_empty(len(tokens), 0, 0)
+        hidden = heads[0].new_empty(*heads[0].shape[:2], 0)
         if self.head_features is not None:
             hidden = functional.gelu(self.head_features(tokens).float())
         return torch.cat(heads, dim=-1)[..., self.order], hidden, tokens

@@ -47,6 +47,10 @@ class Curriculum:
         ensembles += update - begin if stage.members != 1 else 0
         return Update(index, rollout, begin + since, _lr(stage, update - begin), stage.members, ensembles)
 
+    def members(self, usual: int) -> list[int]:
+        """Every number of members that occurs, in order."""
+        return sorted({stage.members or usual for stage in self.stages})
+
     def rollouts(self) -> list[int]:
         """Every rollout length that occurs, in order."""
         firsts_lasts = [_bounds(stage) for stage in self.stages]

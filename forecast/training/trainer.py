@@ -53,6 +53,7 @@ class Trainer:
         self.config, self.section = config, config.training
         self.data, self.validation, self.checkpoints = data, validation, checkpoints
         self.curriculum = Curriculum(self.section.stages)
+        model.check_members(self.curriculum.members(self.section.members))
         for rollout in self.curriculum.rollouts():
             data.windows(rollout)
         self.device = parallelize.device(self.section.device)
