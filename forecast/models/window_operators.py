@@ -80,7 +80,8 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         grad = grad.contiguous()  # of three views: made for nobody else
-        _turn_in_place(grad, *ctx.saved_tensors, -1.0)
+        cosine, sine = ctx.saved_tensors
+        _turn_in_place(grad, cosine, sine, -1.0)
         return grad, None, None
 
 
