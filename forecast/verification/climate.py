@@ -18,12 +18,12 @@ class Climate:
 
     Attributes:
         members: (C, G) in the variable's units; a mean alone counts as one member.
-        limits: of events, once they were made from it.
+        limits: events, and the limits that were made of them from it.
     """
 
     def __init__(self, members: np.ndarray) -> None:
         self.members = members
-        self.limits: Limits | None = None
+        self.limits: tuple[object, Limits | None] | None = None
         self._scored: tuple[np.ndarray, np.ndarray] | None = None
 
     @cached_property

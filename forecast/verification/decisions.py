@@ -93,7 +93,7 @@ class EconomicValue(_Decisions):
         best = (cost * (hits + false) + misses).min("exceeding", skipna=False)
         climate = xr.where(cost < rate, cost, rate).where(rate.notnull())
         saved = climate - cost * rate
-        return ((climate - best) / saved.where(saved > 0)).assign_coords(cost=COSTS)
+        return ((climate - best) / saved.where(saved > 0)).transpose(..., "cost").assign_coords(cost=COSTS)
 
 
 class _Halves(_Decisions):

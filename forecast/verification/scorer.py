@@ -140,9 +140,10 @@ class Scorer:
             return None
         if climate is None:
             return self.events.limits(variable, None, self.grid.size)
-        if climate.limits is None:
-            climate.limits = self.events.limits(variable, climate, self.grid.size)
-        return climate.limits
+        kept = climate.limits
+        if kept is None or kept[0] is not self.events:
+            kept = climate.limits = (self.events, self.events.limits(variable, climate, self.grid.size))
+        return kept[1]
 
     def _tally(self, matchup: Matchup, sums: Sums, slot: tuple[int, ...], whole_day: bool) -> None:
         areas = self.regions.areas

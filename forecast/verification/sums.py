@@ -143,7 +143,7 @@ class Sums:
             along = [dim for dim in over if dim in total.dims]
             total, weight = total.sum(along, skipna=False), weight.sum(along)
             means.append(xr.DataArray(total / weight.where(weight > 0)))  # without labels: xarray is slow to align them
-        value = metric.value(*means)
+        value = metric.value(*means).transpose(*DIMS, ..., missing_dims="ignore")
         labels = {dim: self.sum.variables[dim] for dim in value.dims
                   if self.sum.sizes.get(dim) == value.sizes[dim] and dim not in value.coords}  # fmt: skip
         return value.assign_coords(labels).rename(metric.name)

@@ -143,7 +143,8 @@ def _sc_value() -> Any:
         (x > LIMIT).mean("member"), (y > LIMIT).astype(float), cost_loss_ratios=list(decisions.COSTS),
         probability_thresholds=thresholds,
     )  # fmt: skip
-    return np.maximum(found.max("probability_threshold"), 0.0)  # never acting is a choice as well
+    best = found.max("probability_threshold").squeeze()
+    return np.maximum(best, 0.0)  # never acting is a choice as well
 
 
 def _sr_energy() -> Any:
