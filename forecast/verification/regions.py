@@ -95,7 +95,8 @@ class Regions:
         Raises:
             ForecastError: unknown name, `globe` on a regional grid, or a region without points.
         """
-        asked = tuple(names or (("globe", "n.hem", "s.hem", "tropics") if grid.is_global else ("domain",)))
+        usual = ("globe", "n.hem", "s.hem", "tropics") if grid.is_global else ("domain",)
+        asked = tuple(names or (name for name in usual if _inside(grid, BOXES[name]).any()))
         parts = [_region(grid, text, land) for text in asked]
         self.names = tuple(name for name, _ in parts)
         twice = [name for name in self.names if self.names.count(name) > 1]
@@ -117,16 +118,21 @@ def _region(grid: Grid, text: str, land: np.ndarray | None) -> tuple[str, np.nda
         raise ForecastError(f"region `globe` asked for, but {grid.name} covers a part of it; use `domain`")
     if on_land and land is None:
         raise ForecastError(f"region `{name}` needs a land-sea mask: the truth holds no `lsm`")
-    south, north, west, east = box
-    inside = (grid.latitudes >= south) & (grid.latitudes <= north)
-    if east - west < 360.0:
-        inside &= (grid.longitudes - west) % 360.0 <= (east - west) % 360.0
+    inside = _inside(grid, box)
     if on_land and land is not None:
         inside &= land >= 0.5
     if not inside.any():
         raise ForecastError(f"region `{name}` holds no point of {grid.name}; leave it out or use `domain`")
     weights = np.where(inside, grid.areas, 0.0)
     return name, weights / weights.sum()
+
+
+def _inside(grid: Grid, box: Box) -> np.ndarray:
+    south, north, west, east = box
+    inside = (grid.latitudes >= south) & (grid.latitudes <= north)
+    if east - west < 360.0:
+        inside &= (grid.longitudes - west) % 360.0 <= (east - west) % 360.0
+    return inside
 
 
 def _parse(text: str) -> tuple[str, Box, bool]:
