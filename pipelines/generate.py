@@ -33,8 +33,8 @@ def generate(config: Config, part: Part = (0, 1), scoring: Scoring | None = None
         ForecastError: no checkpoint, starts without initial states, a store made with other settings, a full disk.
     """
     section, analysis, along = config.forecast, systems.analyses(config), scoring.options if scoring else {}
-    starts = section.starts.times()
-    learnt = systems.learnt(config, config.path("training") / "best", analysis)
+    outputs.check(config, scoring is None or scoring.store)
+    starts, learnt = section.starts.times(), systems.learnt(config, config.path("training") / "best", analysis)
     learnt[0].check(starts)
     made: dict[str, tuple[ensemble.System, dict[str, Any]]] = {section.out: learnt}
     made |= {out: systems.physics(config, kind, analysis) for kind, out in section.physics.items()}

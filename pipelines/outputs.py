@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from forecast.core.config import Config
+from forecast.core.errors import ForecastError
 from forecast.core.forecasts import Forecasts
 from forecast.core.progress import console
 from forecast.core.sections import OutputSection
@@ -28,6 +29,12 @@ def write(store: Path, to: Path, section: OutputSection, starts: Sequence[str] |
     for note in export.export(chosen, to, made, section.packing, section.bits, section.grib):
         console.print(f"{to.name}: {note}", highlight=False)
     return to
+
+
+def check(config: Config, keeps_fields: bool) -> None:
+    """Raises ForecastError where a run is asked for outputs, but drops the fields that they are made of."""
+    if config.forecast.outputs and not keeps_fields:
+        raise ForecastError("forecast.outputs are made of the fields, which --no-store drops: leave one of them out")
 
 
 def write_all(config: Config, store: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from forecast.inference.starts import parse_starts
 from forecast.training.resume import plain
 from pipelines import outputs
 from pipelines.generate import generate, run
+from pipelines.scoring import Scoring
 from tests import tiny
 from tests.inference import learnt
 from tests.inference.fakes import fingerprint
@@ -76,6 +77,8 @@ def test_outputs_are_written_once_the_store_is_finished(trained, tmp_path) -> No
     with xr.open_dataset(tmp_path / "b.nc") as made, xr.open_zarr(tmp_path / "parts.zarr") as store:
         mean = store["tp"].isel(lead_time=-1).mean("number", dtype="f8")
         np.testing.assert_allclose(made["tp_mean"].isel(lead_time=0), mean, rtol=1e-6)
+    with pytest.raises(ForecastError, match="forecast.outputs are made of the fields, which --no-store drops"):
+        generate(asked, scoring=Scoring(trained / "truth.zarr", store=False))
     (tmp_path / "a.grib2").unlink()
     for ledger in (tmp_path / "parts.zarr").glob("finished-*"):
         ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[1:]))
