@@ -1,87 +1,113 @@
-"""How fast windows are read from a store: zarr-python, and the zarrs pipeline and TensorStore where installed.
+"""What chunks, shards and codecs of a store cost its readers and its writer, to choose among them.
 
-    python scripts/bench_store.py              # a synthetic store of 1,460 dates x 20 variables x 2,048 points
-    python scripts/bench_store.py STORE.zarr   # an own one
+    python scripts/bench_store.py                  # 60 variables x 40,320 points (O96)
+    python scripts/bench_store.py 25x5248 [CHUNKS...]  # VARIABLESxPOINTS, chunks as VARIABLESxPOINTS
 
-CPU milliseconds per read from the page cache, best of 3 rounds of 100 random reads.
+CPU milliseconds a date from the page cache, best of 3 rounds, one thread: writing; reading a whole state as training
+takes it (variable last), an eighth of the grid, one variable (verification), and a whole state through zarr-python.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 
-from forecast.core import grids, variables
+from forecast.core import variables
 from forecast.core.store import Store
 from forecast.data.layout import Layout
+from forecast.data.slabs import round_bits
 from forecast.data.writer import StoreWriter
 
-WINDOWS = {"1 date": 1, "3 dates": 3, "8 dates": 8}
+HEADER = f"{'chunk':>12}{'kB':>7}{'write':>8}{'whole':>8}{'eighth':>8}{'one':>8}{'zarr':>8}{'size':>7}"
+CODECS: list[dict[str, Any]] = [
+    {"compression": "lz4"}, {"compression": "lz4", "level": 5}, {"compression": "zstd"},
+    {"compression": "zstd", "level": 3}, {"compression": "none"}, {"keep": 12}, {"keep": 9}, {"keep": 7},
+]  # fmt: skip
 
 
-def make(path: Path) -> Path:
-    """A store of smooth noise, so that it compresses as weather does."""
-    grid, names = grids.gaussian(32), tuple(f"z_{level}" for level in range(50, 1050, 50))
-    dates = np.datetime64("2001-01-01", "s") + np.arange(1460) * np.timedelta64(6, "h")
+def states(v: int, points: int, dates: int) -> np.ndarray:
+    """(T, V, G) that compress as weather does, to about 0.6."""
+    rng = np.random.default_rng(0)
+    base = 280.0 + np.cumsum(0.2 * rng.standard_normal((v, points)), axis=1)
+    return (base + 0.3 * rng.standard_normal((dates, v, points))).astype(np.float32)
+
+
+def write(path: Path, values: np.ndarray, rows: int | None, points: int | None, **storage: Any) -> tuple[Store, float]:
+    """A store, and CPU milliseconds a date of writing it."""
+    dates, v, g = values.shape
+    names = tuple(f"z_{k}" for k in range(1, v + 1))
+    axis = np.datetime64("2001-01-01", "s") + np.arange(dates) * np.timedelta64(6, "h")
     described = {name: variables.metadata(name) for name in names}
-    points = grid.latitudes, grid.longitudes, grid.shape
-    layout = Layout(dates, names, described, *points, np.timedelta64(6, "h"))
-    rng, writer = np.random.default_rng(0), StoreWriter(path, layout)
-    base = np.cumsum(rng.standard_normal((20, 2048)), axis=1)
-    began = time.process_time()
+    places = np.linspace(89, -89, g), np.arange(g) * 137.5 % 360, (g,)
+    layout = Layout(axis, names, described, *places, np.timedelta64(6, "h"), dates_per_shard=8,
+                    variables_per_chunk=rows, points_per_chunk=points, **storage)  # fmt: skip
+    writer, began = StoreWriter(path, layout), time.process_time()
     for slab in writer.todo:
-        days = layout.slabs[slab].stop - layout.slabs[slab].start
-        writer.write(slab, (base + 0.1 * rng.standard_normal((days, 20, 2048))).astype(np.float32))
-    writer.finish()
-    print(f"written in {time.process_time() - began:.1f} CPU seconds, the making of the noise included")
-    return path
+        writer.write(slab, values[layout.slabs[slab]])
+    spent = (time.process_time() - began) / dates * 1e3
+    return Store.open(writer.finish()), spent
 
 
-def best(read: Callable[[int], object], dates: int, span: int) -> float:
-    """CPU milliseconds per read."""
-    starts = np.random.default_rng(1).integers(0, dates - span, 100)
-    rounds = []
+def best(read: Callable[[int], object], dates: int) -> float:
+    """CPU milliseconds a date."""
+    order, rounds = np.random.default_rng(1).integers(0, dates, 24).tolist(), []
     for _ in range(3):
         began = time.process_time()
-        for start in starts:
-            read(int(start))
-        rounds.append((time.process_time() - began) * 10)
+        for time_ in order:
+            read(time_)
+        rounds.append((time.process_time() - began) / len(order) * 1e3)
     return min(rounds)
 
 
-def row(name: str, read: Callable[[slice], object], dates: int) -> None:
+def row(folder: Path, values: np.ndarray, rows: int | None, points: int | None, **storage: Any) -> str:
     """One line of the table."""
-    times = (best(lambda t, span=span: read(slice(t, t + span)), dates, span) for span in WINDOWS.values())  # type: ignore[misc]
-    print(f"{name:<24}" + "".join(f"{t:>10.2f}" for t in times))
+    dates, v, g = values.shape
+    name = f"{rows}x{points}{''.join(map(str, storage.values()))}"
+    store, written = write(folder / name, values, rows, points, **storage)
+    turned, plain = np.empty((g, v), np.float32), np.empty((1, g), np.float32)
+    part = slice(3 * g // 8, 4 * g // 8)
+    whole, eighth, one = store.select(), store.select(points=part), store.select([store.variables[v // 2]])
+    raw: Any = zarr.open_group(store.path, mode="r")["data"]
+    times = (
+        best(lambda t: store.fill(t, whole, turned.T), dates),
+        best(lambda t: store.fill(t, eighth, turned[part].T), dates),
+        best(lambda t: store.fill(t, one, plain), dates),
+        best(lambda t: raw[t], dates),
+    )
+    size = sum(f.stat().st_size for f in (store.path / "data").rglob("*") if f.is_file()) / values.nbytes
+    chunk = raw.chunks
+    return (f"{chunk[1]:>5} x{chunk[3]:>6}{chunk[1] * chunk[3] * 4 / 1e3:>7.0f}{written:>8.2f}"
+            + "".join(f"{t:>8.3f}" for t in times) + f"{size:>7.1%}")  # fmt: skip
 
 
-def main(path: Path) -> None:
-    """Print the table."""
-    store = Store.open(path)
-    dates = store.dates.size
-    print(f"{'CPU ms per read':<24}" + "".join(f"{name:>10}" for name in WINDOWS))
-    row("zarr-python (ours)", store.read, dates)
-    if importlib.util.find_spec("zarrs"):
-        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-            row("zarr-python with zarrs", Store.open(path).read, dates)
-    if importlib.util.find_spec("tensorstore"):
-        import tensorstore
-
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/data/"}}
-        array = tensorstore.open(spec).result()
-        row("tensorstore", lambda times: array[times].read().result(), dates)
+def main(shape: str, chunks: list[str]) -> None:
+    """Print the tables."""
+    v, g = map(int, shape.split("x"))
+    values = states(v, g, max(8, 60_000_000 // (v * g) // 8 * 8))
+    eighth = -(-g // 8)
+    tried = [tuple(map(int, c.split("x"))) for c in chunks] or [
+        (v, g), (v, eighth), (max(1, v // 3), eighth), (max(1, v // 8), eighth), (1, eighth), (1, g)
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"states of {v} x {g:,}, {v * g * 4 / 1e6:.2f} MB; CPU ms a date\n{HEADER}")
+        for rows, points in tried:
+            print(row(Path(folder), values, rows, points), flush=True)
+        print(row(Path(folder), values, None, None), " chosen")
+        print(f"\ncodecs, with the chunks chosen\n{HEADER}")
+        for codec in CODECS:
+            rounded = round_bits(values, codec["keep"]) if "keep" in codec else values
+            storage = {key: value for key, value in codec.items() if key != "keep"} | {
+                "provenance": {"codec": str(codec)}
+            }
+            print(row(Path(folder) / str(CODECS.index(codec)), rounded, None, None, **storage), "", codec, flush=True)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(make(Path(folder) / "a.zarr"))
+    main(sys.argv[1] if len(sys.argv) > 1 else "60x40320", sys.argv[2:])

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,15 +22,18 @@ import numpy as np
 from forecast.core.chunk_format import ABSENT, ChunkFormat, parse
 from forecast.core.errors import ForecastError
 
+TOGETHER = 2 << 20
+"""Bytes of states that are read, then turned, in one go: what a processor's cache holds."""
 OPEN_FILES = 128
 """Shards that stay open, each with its index."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one chunk of a date contributes: its place in the file, runs of rows (output, chunk), columns taken."""
+    """What one chunk of a date gives: its place in the file, block, runs of rows (block, chunk), columns taken."""
 
     place: int
+    block: int
     rows: tuple[tuple[slice, slice], ...]
     taken: slice
     whole: bool
@@ -37,9 +41,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Piece:
-    """The chunks that make up some columns of the output, file by file."""
+    """The chunks that make up `blocks` blocks of `width` columns of the output, side by side, file by file."""
 
-    columns: slice
+    first: int
+    blocks: int
+    width: int
     files: tuple[tuple[tuple[int, ...], tuple[Part, ...]], ...]
 
 
@@ -139,17 +145,17 @@ class FileStates:
         for v in np.unique(wanted // layout.rows).tolist():
             into = np.flatnonzero(wanted // layout.rows == v)
             bands.append((v, _runs(into, wanted[into] - v * layout.rows)))
-        pieces = []
-        for g in range(points.start // layout.columns, -(-points.stop // layout.columns)):
-            begin = g * layout.columns
-            first, last = max(points.start, begin), min(points.stop, begin + layout.columns)
+        pieces, columns = [], layout.columns
+        for first, last in _spans(points, columns, max(1, TOGETHER // (4 * columns * len(wanted)))):
+            width = min(columns, last - first)
             files: dict[tuple[int, ...], list[Part]] = {}
-            for v, rows in bands:
-                file, place = layout.place(v, member, g)
-                whole = rows[0][1] == slice(0, layout.rows) and last - first == layout.columns
-                files.setdefault(file, []).append(Part(place, rows, slice(first - begin, last - begin), whole))
-            columns = slice(first - points.start, last - points.start)
-            pieces.append(Piece(columns, tuple((file, tuple(parts)) for file, parts in files.items())))
+            for block, (v, rows) in product(range((last - first) // width), bands):
+                file, place = layout.place(v, member, first // columns + block)
+                taken = slice(first % columns, first % columns + width)
+                whole = rows[0][1] == slice(0, layout.rows) and width == columns
+                files.setdefault(file, []).append(Part(place, block, rows, taken, whole))
+            listed = tuple((file, tuple(parts)) for file, parts in files.items())
+            pieces.append(Piece(first - points.start, (last - first) // width, width, listed))
         return Selection(variables, member, points, tuple(pieces))
 
     def fill(self, time: int, what: Selection, out: np.ndarray) -> None:
@@ -158,18 +164,21 @@ class FileStates:
         Raises:
             ForecastError: a file is torn or damaged.
         """
+        rows = len(what.variables)
         turned = out.strides[-1] != out.itemsize
         for piece in what.pieces:
-            target = out[:, piece.columns]
+            columns = slice(piece.first, piece.first + piece.blocks * piece.width)
             if not turned:
-                self._fill(time, piece, target)
+                target = out[:, columns]
+                self._fill(time, piece, [target[:, k * piece.width :][:, : piece.width] for k in range(piece.blocks)])
                 continue
             # all rows of some columns first, then turned at once: single rows would be scattered over the output
-            block = np.frombuffer(self._buffer("turn", 4 * target.size), "<f4").reshape(target.shape)
-            self._fill(time, piece, block)
-            target[:] = block
+            size = 4 * rows * piece.blocks * piece.width
+            blocks = np.frombuffer(self._buffer("turn", size), "<f4").reshape(piece.blocks, rows, piece.width)
+            self._fill(time, piece, blocks)
+            out.T[columns].reshape(piece.blocks, piece.width, rows, copy=False)[:] = blocks.swapaxes(1, 2)
 
-    def _fill(self, time: int, piece: Piece, out: np.ndarray) -> None:
+    def _fill(self, time: int, piece: Piece, blocks: Sequence[np.ndarray] | np.ndarray) -> None:
         dates, *rest = self.layout.per_file
         begin = time % dates * prod(rest)
         for where, parts in piece.files:
@@ -179,18 +188,18 @@ class FileStates:
                 if offset != ABSENT:
                     break
                 for rows, _ in part.rows:
-                    out[rows] = self.layout.fill
+                    blocks[part.block][rows] = self.layout.fill
             for run in _side_by_side(places):
-                self._read(file, run, out)
+                self._read(file, run, blocks)
 
-    def _read(self, file: Any, run: list[tuple[int, int, Part]], out: np.ndarray) -> None:
+    def _read(self, file: Any, run: list[tuple[int, int, Part]], blocks: Sequence[np.ndarray] | np.ndarray) -> None:
         """Read chunks that lie side by side, and decode each."""
         begin, end = run[0][0], run[-1][0] + run[-1][1]
         data = self._buffer("read", end - begin)
         file.read(begin, data)
         for offset, size, part in run:
             try:
-                self._decode(data[offset - begin : offset - begin + size], part, out)
+                self._decode(data[offset - begin : offset - begin + size], part, blocks[part.block])
             except (ValueError, RuntimeError) as error:
                 raise ForecastError(f"{file.path} is damaged at byte {offset} ({error})") from None
 
@@ -232,6 +241,16 @@ class FileStates:
             kept = bytearray(size + size // 4)
             setattr(self._local, name, kept)
         return memoryview(kept)[:size]
+
+
+def _spans(points: slice, columns: int, together: int) -> Iterator[tuple[int, int]]:
+    """Ranges of points: parts of a chunk at the ends, and whole chunks, so many `together`."""
+    first = points.start
+    while first < points.stop:
+        ahead = (points.stop - first) // columns if first % columns == 0 else 0
+        last = first + min(ahead, together) * columns if ahead else min(points.stop, (first // columns + 1) * columns)
+        yield first, last
+        first = last
 
 
 def _runs(into: np.ndarray, taken: np.ndarray) -> tuple[tuple[slice, slice], ...]:
