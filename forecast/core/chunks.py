@@ -114,6 +114,9 @@ class _File:
 
     def places(self, begin: int, parts: tuple[Part, ...]) -> list[tuple[int, int, Part]]:
         """(offset, length, part) in the order of the file; those that are absent come last."""
+        if len(parts) == 1:
+            offset, length = self._index[begin + parts[0].place].tolist()
+            return [(offset, length, parts[0])]
         index = self._index[[begin + part.place for part in parts]].tolist()
         return sorted(((*entry, part) for entry, part in zip(index, parts, strict=True)), key=lambda p: p[0])
 

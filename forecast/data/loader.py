@@ -11,12 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from forecast.core.store import Store
 from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset, Sample, Window
 from forecast.data.sampler import Draw
 
-_TASK = 2 << 20
-"""Bytes of states, of one window, that a thread takes on at a time."""
+_TASK = 1 << 20
+"""Bytes of states, of one batch, that a thread takes on at a time."""
 
 Loaded = tuple[Draw, Batch]
 _Arriving = tuple[Batch, torch.cuda.Event | None]
@@ -114,30 +115,36 @@ class _Reader:
         shape = (len(windows), times, points.stop - points.start)
         states = self._new(*shape, len(self._dataset.variables))
         forcings = self._new(*shape, self._dataset.forcings.size)
-        parts = []
-        for window, into, beside in zip(windows, states.numpy(), forcings.numpy(), strict=True):
-            tasks = max(1, min(times, into.nbytes // _TASK))
-            cuts = [times * k // tasks for k in range(tasks + 1)]
-            parts += [self._pool.submit(self._states, window, into, *cut) for cut in itertools.pairwise(cuts)]
-            if forcings.numel():
-                parts.append(self._pool.submit(self._forcings, window, beside))
-        # behind its parts in the queue, so that it never waits for what no thread is free to do
-        return self._pool.submit(self._assemble, windows, states, forcings, parts)
+        wanted = [state for window in windows for state in window.states]
+        places = states.numpy().reshape(-1, *states.shape[2:])
+        tasks = max(1, min(len(wanted), states.nbytes // _TASK))
+        cuts = [len(wanted) * k // tasks for k in range(tasks + 1)]
+        *parts, last = ((wanted[a:b], places[a:b]) for a, b in itertools.pairwise(cuts))
+        begun = [self._pool.submit(self._states, *part) for part in parts]
+        # behind the others in the queue, so that it never waits for what no thread is free to do
+        return self._pool.submit(self._finish, windows, states, forcings, last, begun)
 
     def _new(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, pin_memory=True) if self._cuda else self._memory.take(*shape)
 
-    def _states(self, window: Window, out: np.ndarray, begin: int, end: int) -> None:
-        for (store, time), state in zip(window.states[begin:end], out[begin:end], strict=True):
+    def _states(self, wanted: list[tuple[Store, int]], out: np.ndarray) -> None:
+        for (store, time), state in zip(wanted, out, strict=True):
             self._dataset.fill(store, time, state.T)
 
-    def _forcings(self, window: Window, out: np.ndarray) -> None:
-        out[:] = self._dataset.forcings(window.dates)
-
-    def _assemble(
-        self, windows: list[Window], states: torch.Tensor, forcings: torch.Tensor, parts: list[Future[None]]
+    def _finish(
+        self,
+        windows: list[Window],
+        states: torch.Tensor,
+        forcings: torch.Tensor,
+        last: tuple[list[tuple[Store, int]], np.ndarray],
+        begun: list[Future[None]],
     ) -> _Arriving:
-        for part in parts:
+        """The last states and the forcings, then the batch."""
+        self._states(*last)
+        if forcings.numel():
+            for window, out in zip(windows, forcings.numpy(), strict=True):
+                out[:] = self._dataset.forcings(window.dates)
+        for part in begun:
             part.result()
         batch = Batch(
             states=states,
