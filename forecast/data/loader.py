@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset, Sample, Window
 from forecast.data.sampler import Draw
 
+_WORTH = 3 << 20
+"""Bytes of a batch that make a further thread worth its while: below, threads wait for the interpreter's lock."""
 _TASK = 1 << 20
 """Bytes of states, of one batch, that a thread takes on at a time."""
 
@@ -55,7 +58,7 @@ def batches(
         draws: what to read; those of a rank of several (`Draw.part`).
         device: where the batches are wanted.
         prefetch: 0 reads a batch when it is asked for.
-        workers: threads.
+        workers: threads at most; small batches take fewer.
     """
     reader = _Reader(dataset, torch.device(device), workers)
     pending: deque[tuple[Draw, Future[_Arriving]]] = deque()
@@ -101,7 +104,7 @@ class _Reader:
 
     def __init__(self, dataset: Dataset, device: torch.device, workers: int) -> None:
         self._dataset, self._device, self._memory = dataset, device, _Memory()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+        self._workers, self._threads = workers, cast(ThreadPoolExecutor | None, None)
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
 
@@ -116,13 +119,16 @@ class _Reader:
         states = self._new(*shape, len(self._dataset.variables))
         forcings = self._new(*shape, self._dataset.forcings.size)
         wanted = [state for window in windows for state in window.states]
+        if self._threads is None:
+            most = max(1, min(self._workers, states.nbytes // _WORTH))
+            self._threads = ThreadPoolExecutor(most, thread_name_prefix="loader")
         places = states.numpy().reshape(-1, *states.shape[2:])
         tasks = max(1, min(len(wanted), states.nbytes // _TASK))
         cuts = [len(wanted) * k // tasks for k in range(tasks + 1)]
         *parts, last = ((wanted[a:b], places[a:b]) for a, b in itertools.pairwise(cuts))
-        begun = [self._pool.submit(self._states, *part) for part in parts]
+        begun = [self._threads.submit(self._states, *part) for part in parts]
         # behind the others in the queue, so that it never waits for what no thread is free to do
-        return self._pool.submit(self._finish, windows, states, forcings, last, begun)
+        return self._threads.submit(self._finish, windows, states, forcings, last, begun)
 
     def _new(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, pin_memory=True) if self._cuda else self._memory.take(*shape)
@@ -171,4 +177,5 @@ class _Reader:
 
     def close(self) -> None:
         """End the threads; what they have not begun is dropped."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
