@@ -1,7 +1,7 @@
 """A block of windowed attention beside a plain one and Swin's of timm and torchvision, forward and backward.
 
-    python scripts/bench_windows.py             # widths 96 to 1536, five sizes of map: about 20 minutes
-    python scripts/bench_windows.py --quick     # widths 96 and 192, four sizes of map: under 5 minutes
+    python scripts/bench_windows.py             # widths 96 to 1536, five sizes of map, more rounds
+    python scripts/bench_windows.py --quick     # widths 96 and 192, four sizes of map: 3 minutes
 
 The block is the shifted one of FuXi-ENS (18 x 18 tokens of 90 x 180): norms and gates that a condition modulates,
 rotary positions, GEGLU. `dense` is the same in plain torch: roll, windows, a stored mask of -100 and stored scores.
