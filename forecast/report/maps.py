@@ -52,6 +52,72 @@ def case_maps(shown: Shown) -> Picture:
     return style.raster(figure, alt, caption)
 
 
+def point_maps(shown: Shown, reference: str) -> list[Picture]:
+    """Bias of the ensemble mean and skill of the fair CRPS at each point, a row a variable, a column a lead."""
+    fields = shown.fields
+    assert fields is not None
+    ours = fields.sel(label=shown.model)
+    bias, crps = ours["bias"].values, ours["fair_crps"].values
+    with np.errstate(all="ignore"):
+        skill = 100 * (1 - crps / fields["fair_crps"].sel(label=reference).values)
+    what = f"Skill of the fair CRPS against {name(reference)} at each point"
+    starts = len(shown.summary["starts"])
+    means = f"Means over {starts} start{'s' if starts > 1 else ''}; coastlines as in the maps of a case."
+    return [
+        _grid_of_maps(shown, bias, "PuOr_r", f"Bias of the mean of the {name(shown.model)} at each point",
+                      f"Orange: too high, violet: too low. {means}"),
+        _grid_of_maps(shown, skill, "RdBu", what, f"Per cent; blue: better, red: worse than {name(reference)}. {means}",
+                      limit=100.0),
+    ]  # fmt: skip
+
+
+def _grid_of_maps(
+    shown: Shown, values: np.ndarray, colours: str, what: str, note: str, limit: float | None = None
+) -> Picture:
+    """Maps of (variable, lead, points), in the variables' units, or in per cent up to `limit`."""
+    fields = shown.fields
+    assert fields is not None
+    names, leads = [str(v) for v in fields["variable"].values], fields["lead_time"].values / np.timedelta64(1, "h")
+    across = len(leads)
+    height = min(WIDTH / 3 * (0.55 if _wide(fields) else 0.95), 3.2)
+    size = (WIDTH / 3, height)
+    figure, axes, _ = style.panels(len(names) * across, across, size, head=0.0, margins=(0.04, 0.04, 0.46, 0.24))
+    shape = tuple(np.atleast_1d(fields.attrs["shape"]).tolist())
+    for place, ax in enumerate(axes):
+        v, k = divmod(place, across)
+        short = split(names[v])[0]
+        factor, unit_shown = DEKAMETRES.get(short, (scale(names[v]), shown.unit(names[v])))
+        data = values[v, k] if limit else values[v, k] * factor
+        top = limit or float(np.nanpercentile(np.abs(values[v] * factor), 99)) or 1.0
+        drawn = _paint(ax, fields, data, {"cmap": colours, "norm": Normalize(-top, top)})
+        _background(ax, shown.case, fields["latitude"].values, _branch(fields), shape)
+        _bar(ax, drawn)
+        ax.set_title(f"{names[v]}, {lead_name(leads[k])} [{'%' if limit else unit_shown}]")
+    alt = f"Maps. {what}: {', '.join(names)} at {', '.join(lead_name(h) for h in leads)}."
+    return style.raster(figure, alt, f"{what}. {note}")
+
+
+def _paint(ax: Axes, fields: xr.Dataset, values: np.ndarray, options: dict[str, Any]) -> Any:
+    """The points as cells, or as dots on grids that are not rectangular."""
+    lat, lon, shape = fields["latitude"].values, _branch(fields), tuple(np.atleast_1d(fields.attrs["shape"]).tolist())
+    if len(shape) == 2:
+        at = (lon.reshape(shape)[0], lat.reshape(shape)[:, 0], values.reshape(shape))
+        drawn: Any = ax.pcolormesh(*at, shading="nearest", rasterized=True, **options)
+    else:
+        drawn = ax.scatter(lon, lat, c=values, s=max(0.3, 3e4 / lon.size**1.1), linewidths=0, **options)
+    _frame(ax, lat, lon, "auto" if _wide(fields) else 1 / np.cos(np.radians(lat.mean())))
+    return drawn
+
+
+def _bar(ax: Axes, drawn: Any) -> None:
+    bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.015, 0.0, 0.03, 1.0)))
+    bar.ax.tick_params(labelsize=6.5, length=2)
+    if not isinstance(drawn.norm, LogNorm):
+        bar.ax.yaxis.set_major_locator(MaxNLocator(6))
+        bar.ax.yaxis.set_major_formatter("{x:.3g}")
+    bar.outline.set_linewidth(0.4)
+
+
 def _map(ax: Axes, shown: Shown, variable: str, fields: list[str], field: str) -> None:
     case, short = shown.case, split(variable)[0]
     plain = (scale(variable), unit(variable, shown.summary["units"].get(variable, "")))
@@ -65,23 +131,14 @@ def _map(ax: Axes, shown: Shown, variable: str, fields: list[str], field: str) -
         options = {"cmap": "magma_r", "norm": Normalize(0, float(np.nanmax(values)) or 1.0)}
     lat, lon = case["latitude"].values, _branch(case)
     shape = tuple(np.atleast_1d(case.attrs["shape"]).tolist())
-    if len(shape) == 2:
+    drawn = _paint(ax, case, values, options)
+    if len(shape) == 2 and short in ISOLINES and field != "spread":
         at = (lon.reshape(shape)[0], lat.reshape(shape)[:, 0], values.reshape(shape))
-        drawn: Any = ax.pcolormesh(*at, shading="nearest", rasterized=True, **options)
-        if short in ISOLINES and field != "spread":
-            levels = np.arange(np.nanmin(values) // ISOLINES[short], np.nanmax(values) // ISOLINES[short] + 2)
-            ax.contour(*at, levels * ISOLINES[short], colors="white", linewidths=0.5, alpha=0.8)
-    else:
-        drawn = ax.scatter(lon, lat, c=values, s=max(0.3, 3e4 / lon.size**1.1), linewidths=0, **options)
+        levels = np.arange(np.nanmin(values) // ISOLINES[short], np.nanmax(values) // ISOLINES[short] + 2)
+        ax.contour(*at, levels * ISOLINES[short], colors="white", linewidths=0.5, alpha=0.8)
     _background(ax, case, lat, lon, shape)
-    _frame(ax, lat, lon, "auto" if _wide(case) else 1 / np.cos(np.radians(lat.mean())))
     ax.set_title(f"{variable}, {field} [{unit_shown}]")
-    bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.015, 0.0, 0.03, 1.0)))
-    bar.ax.tick_params(labelsize=6.5, length=2)
-    if not isinstance(options["norm"], LogNorm):
-        bar.ax.yaxis.set_major_locator(MaxNLocator(6))
-        bar.ax.yaxis.set_major_formatter("{x:.3g}")
-    bar.outline.set_linewidth(0.4)
+    _bar(ax, drawn)
 
 
 def _frame(ax: Axes, lat: np.ndarray, lon: np.ndarray, aspect: Any) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from forecast.core.errors import ForecastError
-from forecast.report import curves, maps, scorecard, style, tables
-from forecast.report.shown import BASELINES, Shown, lead_name, load, name
+from forecast.report import curves, diagrams, maps, scorecard, spectra, style, tables
+from forecast.report.shown import Shown, lead_name, load, name
 
 
 def write_report(scores: str | Path, out: str | Path) -> Path:
@@ -46,21 +46,22 @@ def render(shown: Shown) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    region, references = shown.region, _references(shown)
+    cards = scorecard.references(shown) if scorecard.scores_of(shown) else []
     return environment.get_template("page.html.j2").render(
         title=shown.summary["title"] or "Verification",
         subtitle=_subtitle(shown),
         tiles=_tiles(shown),
         checks=shown.checks,
         curves=_skill_pictures(shown),
-        cards=[scorecard.scorecard(shown, label, region) for label in references],
-        regional_cards=[scorecard.scorecard(shown, references[0], r) for r in shown.summary["regions"][1:]]
-        if references
-        else [],
+        card=scorecard.scorecard(shown, cards[0], shown.region, scorecard.scores_of(shown)[0]) if cards else None,
+        tested=bool(shown.comparisons) and len(shown.summary["starts"]) > 2,
+        data=scorecard.payload(shown) if cards else None,
         legend=scorecard.legend(),
-        reliability=_reliability_pictures(shown),
-        spectra=[curves.spectra(shown)] if shown.has("power_truth") else [],
+        reliability=_spread_pictures(shown),
+        events=_event_pictures(shown),
+        spectra=[spectra.spectra(shown), spectra.ratios(shown)] if shown.has("power_truth") else [],
         maps=[maps.case_maps(shown)],
+        points=_point_maps(shown),
         facts=tables.facts(shown),
         notes=shown.summary["notes"],
         numbers=tables.numbers(shown),
@@ -71,24 +72,33 @@ def render(shown: Shown) -> str:
 
 
 def _skill_pictures(shown: Shown) -> list[style.Picture]:
-    every = [
-        curves.skill_curves(shown, "fair_crps", "Fair CRPS"),
-        curves.skill_curves(shown, "rmse", "RMSE of the mean"),
-    ]
-    return [curves.overview(shown), *every] if "climatology" in shown.metrics and len(shown.variables) > 1 else every
+    wanted = (("fair_crps", "Fair CRPS"), ("rmse", "RMSE of the mean"), ("acc", "ACC of the mean"))
+    pictures = [curves.skill_curves(shown, metric, title) for metric, title in wanted if shown.has(metric)]
+    reference = next((r for r in ("climatology", "persistence") if (shown.model, r) in shown.comparisons), None)
+    if reference and shown.has("fair_crps"):
+        pictures.insert(0, curves.skill(shown, reference))
+    if "climatology" in shown.metrics and len(shown.variables) > 1 and shown.has("fair_crps"):
+        pictures.insert(0, curves.overview(shown))
+    return pictures
 
 
-def _reliability_pictures(shown: Shown) -> list[style.Picture]:
+def _spread_pictures(shown: Shown) -> list[style.Picture]:
     if shown.summary["members"][shown.model] < 2:
         return []
-    return [curves.spread_skill(shown), curves.rank_histograms(shown)]
+    drawn = (("spread_skill", curves.spread_skill), ("rank_histogram", diagrams.rank_histograms))
+    return [draw(shown) for metric, draw in drawn if shown.has(metric)]
 
 
-def _references(shown: Shown) -> list[str]:
-    """What scorecards compare with: other forecasts first, then climatology, persistence as the last resort."""
-    others = [label for label in shown.rivals if label not in BASELINES]
-    baselines = [label for label in ("ridge regression", "climatology", "persistence") if label in shown.metrics]
-    return (sorted(others, key=lambda label: label == "perfect") + baselines)[:4]
+def _event_pictures(shown: Shown) -> list[style.Picture]:
+    if shown.summary["members"][shown.model] < 2 or not shown.has("sharpness"):
+        return []
+    drawn = (("reliability", diagrams.reliability), ("roc_area", diagrams.roc), ("economic_value", diagrams.value))
+    return [draw(shown) for metric, draw in drawn if shown.has(metric)]
+
+
+def _point_maps(shown: Shown) -> list[style.Picture]:
+    reference = next((r for r in ("climatology", "persistence") if r in shown.metrics), None)
+    return maps.point_maps(shown, reference) if shown.fields is not None and reference else []
 
 
 def _subtitle(shown: Shown) -> str:
@@ -105,7 +115,7 @@ def _tiles(shown: Shown) -> list[dict[str, str]]:
     """A few numbers to begin with."""
     leads = list(dict.fromkeys(shown.nearest(h) for h in (24.0, 72.0, 240.0) if h <= shown.hours.max()))
     tiles = []
-    for reference in [r for r in (*_references(shown), "persistence") if r in shown.metrics and r != "perfect"][:3]:
+    for reference in [r for r in scorecard.references(shown) if r != "perfect" and shown.has("fair_crps")][:3]:
         values = [_mean_change(shown, reference, k) for k in leads]
         text = ", ".join(f"{v:+.0f} %".replace("-", "−") for v in values)
         note = " / ".join(lead_name(shown.hours[k]) for k in leads)

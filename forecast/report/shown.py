@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from forecast.core.variables import find, split
 
 BASELINES = ("persistence", "climatology", "ridge regression")
 NAMES = {"learnt": "learnt ensemble", "perfect": "perfect model", "imperfect": "imperfect model"}
+
+LABELS = ("event", "level")
 
 # units that forecasters read: short name -> (factor, unit); all others as they are
 READ_AS = {"tp": (1e3, "mm"), "q": (1e3, "g kg⁻¹"), "msl": (1e-2, "hPa"), "sp": (1e-2, "hPa")}
@@ -30,12 +33,18 @@ class Shown:
         metrics: label -> scores as means over starts, in SI units, dims (variable, lead_time, region[, ...]).
         checks: statements about skill, rows of claim, asked, reached, ok; may be empty.
         case: fields of one forecast.
+        bands: label -> `low` and `high` of scores, dims (score, variable, lead_time, region); may lack labels.
+        comparisons: (forecast, rival) -> what `significance.compare` found; may be empty.
+        fields: scores of single points, dims (label, variable, lead_time, values), or None.
     """
 
     summary: dict[str, Any]
     metrics: dict[str, xr.Dataset]
     checks: list[dict[str, Any]]
     case: xr.Dataset
+    bands: dict[str, xr.Dataset] = field(default_factory=dict)
+    comparisons: dict[tuple[str, str], xr.Dataset] = field(default_factory=dict)
+    fields: xr.Dataset | None = None
 
     @property
     def variables(self) -> list[str]:
@@ -68,11 +77,37 @@ class Shown:
         return [label for label in self.metrics if label != self.model]
 
     def values(self, label: str, metric: str, variable: str, region: str | None = None) -> np.ndarray:
-        """(L, ...) one score in the units that `unit` states."""
-        array = self.metrics[label][metric]
-        power = {"x": 1, "x^2": 2}.get(array.attrs.get("units", "1"), 0)
-        v, r = self.variables.index(variable), self.summary["regions"].index(region or self.region)
-        return array.values[v, :, r] * scale(variable) ** power
+        """(L, ...) one score in the units that `unit` states; of an event where it is called `brier[> p90]`."""
+        name, event = part(metric)
+        array = self.metrics[label][name].transpose("variable", "lead_time", "region", ...)
+        if event:
+            array = array.isel({dim: array[dim].values.astype(str).tolist().index(event)
+                                for dim in LABELS if dim in array.dims})  # fmt: skip
+        v, r = self.variables.index(variable), self._place(region)
+        return np.asarray(array.values[v, :, r] * self._factor(name, variable))
+
+    def band(self, label: str, metric: str, variable: str, region: str | None = None) -> np.ndarray | None:
+        """(2, L) low and high of a score in the units of `values`; None where they are not known."""
+        found = self.bands.get(label)
+        if found is None or metric not in found["score"].values:
+            return None
+        at = found.sel(score=metric).isel(variable=self.variables.index(variable), region=self._place(region))
+        both = np.stack([at["low"].values, at["high"].values]) * self._factor(part(metric)[0], variable)
+        return both if np.isfinite(both).any() else None
+
+    def compared(self, label: str, rival: str, what: str, metric: str, variable: str) -> np.ndarray:
+        """(L,) `skill`, `skill_low`, ... of two forecasts over the first region; NaN where they were not compared."""
+        found = self.comparisons.get((label, rival))
+        if found is None or metric not in found["score"].values or what not in found:
+            return np.full(self.hours.size, np.nan)
+        return np.asarray(found[what].sel(score=metric, variable=variable).isel(region=0).values)
+
+    def _place(self, region: str | None) -> int:
+        return self.summary["regions"].index(region or self.region)  # type: ignore[no-any-return]
+
+    def _factor(self, name: str, variable: str) -> float:
+        power = {"x": 1, "x^2": 2}.get(self.metrics[self.model][name].attrs.get("units", "1"), 0)
+        return float(scale(variable) ** power)
 
     def has(self, metric: str) -> bool:
         """Whether the forecast in question has a score with any value."""
@@ -105,8 +140,31 @@ def load(folder: str | Path) -> Shown:
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ForecastError(f"{folder} holds no scores ({reason}): give a folder of `forecast verify`") from None
-    checks = folder / "checks.json"
-    return Shown(summary, metrics, json.loads(checks.read_text()) if checks.is_file() else [], case)
+    checks, fields = folder / "checks.json", folder / "fields.nc"
+    return Shown(
+        summary,
+        metrics,
+        json.loads(checks.read_text()) if checks.is_file() else [],
+        case,
+        _bands(folder, summary),
+        {(c["forecast"], c["against"]): xr.load_dataset(folder / c["file"], engine="netcdf4", decode_timedelta=True)
+         for c in summary.get("comparisons", [])},
+        xr.load_dataset(fields, engine="netcdf4", decode_timedelta=True) if fields.is_file() else None,
+    )  # fmt: skip
+
+
+def _bands(folder: Path, summary: dict[str, Any]) -> dict[str, xr.Dataset]:
+    found = {}
+    for label, file in summary["files"].items():
+        with contextlib.suppress(OSError):
+            found[label] = xr.load_dataset(folder / file, group="bands", engine="netcdf4", decode_timedelta=True)
+    return found
+
+
+def part(metric: str) -> tuple[str, str]:
+    """`brier[> p90]` -> `brier`, `> p90`."""
+    name, _, rest = metric.partition("[")
+    return name, rest.removesuffix("]")
 
 
 def name(label: str) -> str:

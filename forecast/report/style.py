@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,22 +71,38 @@ class Picture:
 PIXELS = 104  # of the page for an inch of a figure
 
 
+_COORDINATES = re.compile(r'(?<= d=")[^"]+|(?<= [xy]=")[^"]+')
+_LONG = re.compile(r"(\.\d\d?)\d*")
+_STYLE = re.compile(r' style="([^"]*)"')
+
+
 def vector(figure: Figure, alt: str, caption: str) -> Picture:
     """The figure as SVG, text as outlines, so that it looks the same everywhere."""
-    buffer = io.BytesIO()
+    buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _picture("image/svg+xml", buffer, figure, alt, caption)
+    return _picture("image/svg+xml", smaller(buffer.getvalue()).encode(), figure, alt, caption)
 
 
-def raster(figure: Figure, alt: str, caption: str, dpi: int = 150) -> Picture:
-    """The figure as PNG, for fields of many cells."""
+def smaller(svg: str) -> str:
+    """The same drawing in half the bytes: coordinates to 1/100 of a point, each style written once, no comments."""
+    text = _COORDINATES.sub(lambda found: _LONG.sub(r"\1", found[0]).replace("\n", ""), svg)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    classes = {style: f"s{k}" for k, style in enumerate(dict.fromkeys(_STYLE.findall(text)))}
+    text = _STYLE.sub(lambda found: f' class="{classes[found[1]]}"', text)
+    rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
+    text = text.replace("<defs>", f"<defs><style>{rules}</style>", 1)
+    return re.sub(r"\n\s*", "\n", text)
+
+
+def raster(figure: Figure, alt: str, caption: str, dpi: int = 110) -> Picture:
+    """The figure as WebP, for fields of many cells: a tenth of a PNG's size."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return _picture("image/png", buffer, figure, alt, caption)
+    figure.savefig(buffer, format="webp", dpi=dpi, pil_kwargs={"quality": 75, "method": 4})
+    return _picture("image/webp", buffer.getvalue(), figure, alt, caption)
 
 
-def _picture(kind: str, buffer: io.BytesIO, figure: Figure, alt: str, caption: str) -> Picture:
-    source = f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _picture(kind: str, data: bytes, figure: Figure, alt: str, caption: str) -> Picture:
+    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     return Picture(source, alt, caption, round(figure.get_figwidth() * PIXELS))
 
 

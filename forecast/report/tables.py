@@ -58,15 +58,14 @@ def numbers(shown: Shown) -> dict[str, Any]:
     metrics = [(key, title) for key, title in metrics if shown.has(key)]
     rows = []
     for variable in shown.variables:
-        for k, label in enumerate(shown.metrics):
+        for label in shown.metrics:
             values = [shown.values(label, key, variable)[lead] for key, _ in metrics for lead in leads]
             single = shown.summary["members"][label] < 2
             keys = [key for key, _ in metrics for _ in leads]
             cells = [_number(v, key, single) for v, key in zip(values, keys, strict=True)]
-            head = (variable, long_name(variable), shown.unit(variable)) if k == 0 else None
-            rows.append({"head": head, "label": name(label), "cells": cells, "ours": label == shown.model})
-    return {"metrics": [t for _, t in metrics], "leads": [lead_name(shown.hours[k]) for k in leads], "rows": rows,
-            "span": len(shown.metrics)}  # fmt: skip
+            rows.append({"variable": variable, "long_name": long_name(variable), "unit": shown.unit(variable),
+                         "label": name(label), "cells": cells, "ours": label == shown.model})  # fmt: skip
+    return {"metrics": [t for _, t in metrics], "leads": [lead_name(shown.hours[k]) for k in leads], "rows": rows}
 
 
 def _number(value: float, key: str, single: bool) -> str:

@@ -6,6 +6,7 @@ forecasts/<name>.nc         groups `sum` and `weight` (per start), `metrics` (me
                             `bands` (of chance, about the means)
 comparisons/<a>-vs-<b>.nc   paired differences, skill, bands, p-values, significance
 case.nc                     fields of one forecast
+fields.nc                   bias and fair CRPS of single points; not of forecasts scored while they are made
 checks.json                 statements about skill, if any were asked for
 """
 

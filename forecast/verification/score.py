@@ -16,6 +16,7 @@ from forecast.core.times import format_time
 from forecast.verification.averages import parse_span
 from forecast.verification.case import save_case
 from forecast.verification.engine import Engine
+from forecast.verification.fields import save_fields
 from forecast.verification.job import DAY, Job, describe
 from forecast.verification.results import Extra, Scores, write_scores
 from forecast.verification.significance import Settings
@@ -116,6 +117,7 @@ def _write(
             shutil.copy(case, partial / "case.nc")
         else:
             save_case(partial / "case.nc", engine.sources[0], engine.truth, engine.plan, around=5 * DAY)
+            save_fields(partial / "fields.nc", engine)
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)

@@ -44,8 +44,9 @@ def bands(sums: Sums, metrics: Sequence[Metric], settings: Settings = Settings()
     """`low` and `high` of each score, dims (score, variable, lead_time, region); NaN for fewer than 3 starts."""
     parts = []
     for metric in metrics:
+        mean = sums.metric(metric)
         draws = _draws(sums, metric, _block(sums.metric(metric, ()), settings), settings)
-        low, high = _quantiles(draws, settings.level)
+        low, high = (mean.copy(data=edge.transpose(*mean.dims).values) for edge in _quantiles(draws, settings.level))
         parts.append(xr.Dataset({"low": low, "high": high}))
     return _stack(parts, metrics)
 
