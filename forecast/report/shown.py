@@ -103,7 +103,7 @@ class Shown:
         return np.asarray(found[what].sel(score=metric, variable=variable).isel(region=0).values)
 
     def _place(self, region: str | None) -> int:
-        return self.summary["regions"].index(region or self.region)  # type: ignore[no-any-return]
+        return self.summary["regions"].index(region or self.region)
 
     def _factor(self, name: str, variable: str) -> float:
         power = {"x": 1, "x^2": 2}.get(self.metrics[self.model][name].attrs.get("units", "1"), 0)
