@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import os
-import resource
 import signal
 import sys
 import time
@@ -60,8 +59,9 @@ def fingerprint(store: Path) -> str:
 
 
 def peak() -> int:
-    """The most bytes of resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most bytes of resident memory so far (ru_maxrss would hold those of the parent, from before the exec)."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
 
 
 def in_processes(count: int, work) -> int:
