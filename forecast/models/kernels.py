@@ -18,7 +18,7 @@ from forecast.core import threads
 from forecast.core.compiled import compiled
 
 
-def over_rows(loop: Callable[..., Any], rows: Sequence[np.ndarray], whole: Sequence[np.ndarray]) -> list[Any]:
+def over_rows(loop: Callable[..., Any], rows: Sequence[np.ndarray], whole: Sequence[Any]) -> list[Any]:
     """Run loop(*rows, *whole) with the arrays `rows` cut along their first axis, one piece per thread.
 
     Returns what the loop returns for each piece.

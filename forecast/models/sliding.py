@@ -1,7 +1,8 @@
 """Attention of each node to the nodes near it in their order, with gradients, in memory that grows with the nodes.
 
-Queries go a block at a time to the keys of their window, so that no matrix of all pairs is made. On the CPU each block
-is one call of torch's flash attention; elsewhere blocks become a batch.
+Queries go a block at a time to the keys of their window, so that no matrix of all pairs is made. On the CPU narrow
+heads have loops of their own (sliding_kernels.py), and a block of wide ones is a call of torch's flash attention;
+elsewhere blocks become a batch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from forecast.models import kernels, sliding_kernels
 
 BLOCK = 128
 """queries of a block on the CPU, where more would cost time for pairs outside the window, and fewer for the calls"""
@@ -77,8 +80,25 @@ def _mask(queries: slice, keys: slice, window: int) -> Tensor | None:
     return torch.zeros(outside.shape).masked_fill_(outside, -torch.inf) if outside.any() else None
 
 
+def _narrow(qkv: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    batch, nodes, _, heads, width = qkv.shape
+    out, logsumexp = torch.empty(batch, nodes, heads, width), torch.empty(batch, heads, nodes)
+    rows = [x.numpy() for x in (qkv, out, logsumexp)]
+    kernels.over_rows(sliding_kernels.attend, rows, [window, (0,) * width])
+    return out, logsumexp
+
+
+def _narrow_backward(grad: Tensor, qkv: Tensor, out: Tensor, logsumexp: Tensor, window: int) -> Tensor:
+    total = torch.empty(qkv.shape)
+    rows = [x.float().contiguous().numpy() for x in (grad, qkv, out, logsumexp)]
+    kernels.over_rows(sliding_kernels.attend_backward, [*rows, total.numpy()], [window, (0,) * qkv.shape[-1]])
+    return total
+
+
 @_attend.register_kernel("cpu")
 def _(qkv: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    if qkv.shape[-1] in sliding_kernels.WIDTHS:
+        return _narrow(qkv.float().contiguous(), window)
     query, key, value = qkv.float().permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
     out = torch.empty(qkv.shape[:2] + qkv.shape[3:])
     logsumexp = torch.empty(query.shape[:3])
@@ -91,6 +111,8 @@ def _(qkv: Tensor, window: int) -> tuple[Tensor, Tensor]:
 
 @_attend_backward.register_kernel("cpu")
 def _(grad: Tensor, qkv: Tensor, out: Tensor, logsumexp: Tensor, window: int) -> Tensor:
+    if qkv.shape[-1] in sliding_kernels.WIDTHS:
+        return _narrow_backward(grad, qkv, out, logsumexp, window)
     query, key, value = qkv.float().permute(2, 0, 3, 1, 4)
     slope, result = (x.float().transpose(1, 2) for x in (grad, out))
     total = torch.zeros(qkv.shape)

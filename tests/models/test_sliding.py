@@ -15,13 +15,14 @@ def dense(qkv, window):
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=near).transpose(1, 2)
 
 
+@pytest.mark.parametrize("width", [8, 16, 20], ids=lambda d: f"width {d}")
 @pytest.mark.parametrize("attend", [sliding.attend, sliding._in_batch], ids=["blocks", "batch"])
 @pytest.mark.parametrize(
     ("nodes", "window"), [(300, 40), (37, 64), (130, 128), (257, 1), (3 * sliding.BLOCK, sliding.BLOCK), (1, 5)]
 )
-def test_value_and_gradient_are_those_of_a_dense_mask(attend, nodes, window):
-    qkv = torch.randn(2, nodes, 3, 2, 16, generator=torch.Generator().manual_seed(nodes)).requires_grad_()
-    grad = torch.randn(2, nodes, 2, 16, generator=torch.Generator().manual_seed(window))
+def test_value_and_gradient_are_those_of_a_dense_mask(attend, nodes, window, width):
+    qkv = torch.randn(2, nodes, 3, 2, width, generator=torch.Generator().manual_seed(nodes)).requires_grad_()
+    grad = torch.randn(2, nodes, 2, width, generator=torch.Generator().manual_seed(window))
     expected, found = dense(qkv, window), attend(qkv, window)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for a, b in zip(*(torch.autograd.grad(x, qkv, grad) for x in (found, expected)), strict=True):
