@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from forecast.models import edge_operators, sliding
+from forecast.models import edge_operators, operators, sliding
 from forecast.models.mlp import SlicedMLP
 from forecast.models.noise import ConditionalLayerNorm
 
@@ -18,10 +18,13 @@ class HeadNorm(nn.Module):
         super().__init__()
         self.query, self.key = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
 
-    def forward(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed (..., H, D) queries and keys."""
-        shape = self.query.shape
-        return functional.layer_norm(query, shape, self.query), functional.layer_norm(key, shape, self.key)
+    def of(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Normed (..., H, D) queries or keys."""
+        return functional.layer_norm(x, weight.shape, weight)
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        """(B, N, 3, H, D) with normed queries and keys."""
+        return operators.head_norm(qkv, self.query, self.key)
 
 
 class Edges(nn.Module):
@@ -77,26 +80,27 @@ class EdgeAttention(nn.Module):
         self.norm = HeadNorm(width // heads) if qk_norm else None
 
     def forward(self, targets: Tensor, sources: Tensor | None = None) -> Tensor:
-        """(B, N, width) from targets (B or a divisor of it, N, width) and sources (B, S, width).
+        """(B, N, width) from targets and sources (B, N or S, width), which are the targets where absent."""
+        return self.answer(*self.ask(targets), targets if sources is None else sources)
 
-        Fewer rows of targets serve several rows of sources each. Without sources the targets attend to each other.
-        """
-        sources = targets if sources is None else sources
+    def ask(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What follows from targets (B, N, width) alone: queries of sources and edges, and the self-connection."""
         query = self.query(targets).unflatten(-1, (self.heads, -1))
-        key_value = self.key_value(sources).unflatten(-1, (2, self.heads, -1))
         if self.norm is not None:
-            query, key = self.norm(query, key_value[:, :, 0])
-            key_value = torch.stack([key, key_value[:, :, 1]], dim=2)
+            query = self.norm.of(query, self.norm.query)
         query = query * query.shape[-1] ** -0.5
-        spread = self._spread()
-        to_edge = (query.flatten(-2) @ spread).unflatten(-1, (self.heads, -1))
-        rows = len(sources) // len(query)
-        query, to_edge = (x.repeat_interleave(rows, dim=0) for x in (query, to_edge))
+        to_edge = (query.flatten(-2) @ self._spread()).unflatten(-1, (self.heads, -1))
+        return query, to_edge, self.out(self.self_connection(targets) + self.edge.bias)
+
+    def answer(self, query: Tensor, to_edge: Tensor, own: Tensor, sources: Tensor) -> Tensor:
+        """(B, N, width) from what targets ask and sources (B, S, width)."""
+        key, value = self.key_value(sources).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        if self.norm is not None:
+            key = self.norm.of(key, self.norm.key)
+        key_value = torch.stack([key, value], dim=2)
         values, mean = edge_operators.attend(query, to_edge, key_value, self.edges(), self.edges.table)
-        own = self.out(self.self_connection(targets) + self.edge.bias)
-        mixed = torch.cat([values.flatten(-2), mean.flatten(-2)], dim=-1)
-        out = functional.linear(mixed, torch.cat([self.out.weight, self.out.weight @ spread], dim=1))
-        return (out.unflatten(0, (len(own), rows)) + own[:, None]).flatten(0, 1)
+        out = functional.linear(values.flatten(-2), self.out.weight)
+        return out + functional.linear(mean.flatten(-2), self.out.weight @ self._spread()) + own
 
     def _spread(self) -> Tensor:
         """(width, H * A): the edges' weights of each head, in blocks on the diagonal."""
@@ -116,7 +120,7 @@ class WindowAttention(nn.Module):
         """(B, N, width) -> (B, N, width)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         if self.norm is not None:
-            qkv = torch.stack([*self.norm(qkv[:, :, 0], qkv[:, :, 1]), qkv[:, :, 2]], dim=2)
+            qkv = self.norm(qkv)
         return self.out(sliding.attend(qkv, self.window).flatten(-2))
 
 
@@ -130,9 +134,18 @@ class MapperBlock(nn.Module):
         self.norm_mlp, self.mlp = nn.LayerNorm(width), SlicedMLP(width, hidden)
 
     def forward(self, targets: Tensor, sources: Tensor) -> Tensor:
-        """(B, N, width) from targets (B or a divisor of it, N, width) and sources (B, S, width)."""
-        changes = self.attention(self.norm_targets(targets), self.norm_sources(sources))
-        x = (changes.unflatten(0, (len(targets), -1)) + targets[:, None]).flatten(0, 1)
+        """(B, N, width) from targets (B or 1, N, width) and sources (B, S, width)."""
+        query, to_edge, own = (part.expand(len(sources), *part.shape[1:]) for part in self.ask(targets))
+        return self.answer(query, to_edge, own, sources)
+
+    def ask(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What follows from targets (B, N, width) alone, the targets among it."""
+        query, to_edge, own = self.attention.ask(self.norm_targets(targets))
+        return query, to_edge, own + targets
+
+    def answer(self, query: Tensor, to_edge: Tensor, own: Tensor, sources: Tensor) -> Tensor:
+        """(B, N, width) from what targets ask and sources (B, S, width)."""
+        x = self.attention.answer(query, to_edge, own, self.norm_sources(sources))
         return x + self.mlp(self.norm_mlp(x))
 
 

@@ -83,6 +83,10 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def ask(self, points: Tensor) -> tuple[Tensor, ...]:
+        """What follows from points (B, G, grid_width) alone."""
+        return (points,)
+
     def forward(self, points: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """(B * M, G, outputs) and the features that the head reads, (B * M, G, 2 grid_width).
 

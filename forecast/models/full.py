@@ -75,12 +75,16 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, points: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B * M, G, outputs) and the features that the head reads, (B * M, G, width).
+    def ask(self, points: Tensor) -> tuple[Tensor, ...]:
+        """What follows from points (B, G, D) alone."""
+        return self.block.ask(self.embed_points(points))
 
-        From points (B or B * M, G, D) and nodes (B * M, N, width).
+    def forward(self, *asked: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G, outputs) and the features that the head reads, (B, G, width).
+
+        From what points ask, and nodes (B, N, width).
         """
-        hidden = self.norm(self.block(self.embed_points(points), nodes))
+        hidden = self.norm(self.block.answer(*asked))
         return self.head(hidden), hidden
 
 

@@ -173,3 +173,58 @@ def conditional_norm_backward(
             normed = (row[d] - mean) * inverse
             to_factor[d] = g[d] * normed
             to_row[d] = (g[d] * (np.float32(1) + factor[d]) - first - normed * second) * inverse
+
+
+@compiled(fastmath=True)
+def head_norm(qkv: np.ndarray, out: np.ndarray, inverse: np.ndarray, weight: np.ndarray) -> None:
+    """out = qkv with queries and keys of each head normed: (x - mean) / stdev * weight; values as they are.
+
+    qkv, out (R, 3, H, D); inverse (R, 2, H) gets 1 / stdev; weight (2, D).
+    """
+    rows, _, heads, width = qkv.shape
+    for r in range(rows):
+        out[r, 2] = qkv[r, 2]
+        for i in range(2):
+            for h in range(heads):
+                x, o = qkv[r, i, h], out[r, i, h]
+                mean, square = np.float32(0), np.float32(0)
+                for d in range(width):
+                    mean += x[d]
+                mean /= np.float32(width)
+                for d in range(width):
+                    square += (x[d] - mean) * (x[d] - mean)
+                scale = np.float32(1) / np.sqrt(square / np.float32(width) + np.float32(1e-5))
+                inverse[r, i, h] = scale
+                for d in range(width):
+                    o[d] = (x[d] - mean) * scale * weight[i, d]
+
+
+@compiled(fastmath=True)
+def head_norm_backward(
+    grad: np.ndarray, qkv: np.ndarray, inverse: np.ndarray, to_qkv: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    """Gradients of `head_norm`: fills that by qkv, returns that by weight."""
+    rows, _, heads, width = qkv.shape
+    to_weight = np.zeros_like(weight)
+    normed = np.empty(width, np.float32)
+    for r in range(rows):
+        to_qkv[r, 2] = grad[r, 2]
+        for i in range(2):
+            for h in range(heads):
+                x, g, o, scale = qkv[r, i, h], grad[r, i, h], to_qkv[r, i, h], inverse[r, i, h]
+                mean, first, second = np.float32(0), np.float32(0), np.float32(0)
+                for d in range(width):
+                    mean += x[d]
+                mean /= np.float32(width)
+                for d in range(width):
+                    normed[d] = (x[d] - mean) * scale
+                    to_weight[i, d] += g[d] * normed[d]
+                for d in range(width):
+                    first += g[d] * weight[i, d]
+                for d in range(width):
+                    second += g[d] * weight[i, d] * normed[d]
+                first /= np.float32(width)
+                second /= np.float32(width)
+                for d in range(width):
+                    o[d] = (g[d] * weight[i, d] - first - normed[d] * second) * scale
+    return to_weight

@@ -34,6 +34,12 @@ def conditional_norm(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor)
     return _conditional_norm(*plain(x, condition, weight, bias))[0]
 
 
+def head_norm(qkv: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """(B, N, 3, H, D) with layer norms over D of queries and keys, times the weights (D,) `query` and `key`."""
+    (given, weight) = plain(qkv.flatten(0, 1), torch.stack([query, key]))
+    return _head_norm(given, weight)[0].view(qkv.shape)
+
+
 def plain(*tensors: Tensor) -> list[Tensor]:
     """float32 and contiguous, so that results and gradients have the strides that a compiler is told."""
     return [tensor.float().contiguous() for tensor in tensors]
@@ -188,3 +194,57 @@ def _norm_gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, ...]:
 
 _attend.register_autograd(_attend_gradient, setup_context=_keep_attend)
 _conditional_norm.register_autograd(_norm_gradient, setup_context=_keep_norm)
+
+
+@torch.library.custom_op("forecast::head_norm", mutates_args=())
+def _head_norm(qkv: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and (R, 2, H) inverse standard deviations."""
+    x = qkv[:, :2]
+    variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+    inverse = (variance + 1e-5).rsqrt()
+    return torch.cat([(x - mean) * inverse * weight[:, None], qkv[:, 2:]], dim=1), inverse[..., 0]
+
+
+@torch.library.custom_op("forecast::head_norm_backward", mutates_args=())
+def _head_norm_backward(grad: Tensor, qkv: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    x, g = qkv[:, :2], grad[:, :2]
+    normed = (x - x.mean(-1, keepdim=True)) * inverse[..., None]
+    through = g * weight[:, None]
+    to_x = through - through.mean(-1, keepdim=True) - normed * (through * normed).mean(-1, keepdim=True)
+    return torch.cat([to_x * inverse[..., None], grad[:, 2:]], dim=1), (g * normed).sum(dim=(0, 2))
+
+
+@_head_norm.register_kernel("cpu")
+def _(qkv: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    out, inverse = torch.empty(qkv.shape), torch.empty(len(qkv), 2, qkv.shape[2])
+    kernels.over_rows(kernels.head_norm, [*arrays(qkv), out.numpy(), inverse.numpy()], arrays(weight))
+    return out, inverse
+
+
+@_head_norm_backward.register_kernel("cpu")
+def _(grad: Tensor, qkv: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    to_qkv = torch.empty(qkv.shape)
+    rows = [*arrays(grad, qkv, inverse), to_qkv.numpy()]
+    return to_qkv, torch.from_numpy(sum(kernels.over_rows(kernels.head_norm_backward, rows, arrays(weight))))
+
+
+@_head_norm.register_fake
+def _(qkv: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(qkv), qkv.new_empty(qkv.shape[0], 2, qkv.shape[2])
+
+
+@_head_norm_backward.register_fake
+def _(grad: Tensor, qkv: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(qkv), torch.empty_like(weight)
+
+
+def _keep_head_norm(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], output[1], inputs[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _head_norm_gradient(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, ...]:
+    return _head_norm_backward(grad, *ctx.saved_tensors)
+
+
+_head_norm.register_autograd(_head_norm_gradient, setup_context=_keep_head_norm)

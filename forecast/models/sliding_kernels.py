@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from forecast.core.compiled import compiled
 
@@ -27,6 +26,8 @@ LOG2E = np.float32(1.4426950408889634)
 FLOAT, INT, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 POWERS = (1.535336188e-4, 1.339887440e-3, 9.618437358e-3, 5.550332471e-2, 2.402264791e-1, 6.931472029e-1, 1.0)
 """2^x on [-1/2, 1/2], from the highest power down (Cephes; relative error 2e-7)"""
+
+intrinsic: Any = extending.intrinsic  # its hints do not know that the caller leaves out the first argument
 
 
 class Code:

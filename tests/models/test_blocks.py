@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from forecast.models import edge_operators
+from forecast.models import edge_operators, operators
 from forecast.models.blocks import EdgeAttention, Edges
 from forecast.models.mlp import ROWS, SlicedMLP
 
@@ -25,7 +25,7 @@ def by_edges(module, targets, sources, edge_index, features):
     q = module.query(targets).unflatten(-1, (heads, -1)).expand(rows, -1, -1, -1)
     k, v = module.key_value(sources).unflatten(-1, (2, heads, -1)).unbind(2)
     if module.norm is not None:
-        q, k = module.norm(q, k)
+        q, k = module.norm.of(q, module.norm.query), module.norm.of(k, module.norm.key)
     e = module.edge(features).unflatten(-1, (heads, -1))
     out = torch.zeros_like(q)
     for n in range(targets.shape[1]):
@@ -48,7 +48,7 @@ def test_edge_attention_is_the_transformer_convolution(graph, qk_norm):
     mixed = by_edges(module, targets, sources, edge_index, whole)
     mixed[:, 3] += module.edge.bias  # a target without edges keeps the bias alone
     expected = module.out(mixed + module.self_connection(targets))
-    found = module(targets, sources)
+    found = module.answer(*(part.expand(3, *part.shape[1:]) for part in module.ask(targets)), sources)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     parameters = [p for name, p in module.named_parameters() if name != "key_value.bias"]  # of keys: no gradient
     for a, b in zip(*(torch.autograd.grad(x.square().sum(), parameters) for x in (found, expected)), strict=True):
@@ -82,3 +82,22 @@ def test_sliced_mlp_is_the_plain_one():
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         assert sliced(x).dtype == torch.bfloat16
+
+
+def test_head_norm_norms_queries_and_keys():
+    torch.manual_seed(0)
+    qkv, query, key = torch.randn(2, 5, 3, 2, 8, requires_grad=True), torch.rand(8) + 0.5, torch.rand(8) + 0.5
+    given = [qkv, query.requires_grad_(), key.requires_grad_()]
+    normed = [functional.layer_norm(qkv[:, :, i], (8,), weight) for i, weight in enumerate((query, key))]
+    expected, found = torch.stack([*normed, qkv[:, :, 2]], dim=2), operators.head_norm(*given)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    grad = torch.randn_like(expected)
+    back = [torch.autograd.grad(x, given, grad) for x in (found, expected)]
+    for a, b in zip(*back, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    rows, weight = qkv.detach().flatten(0, 1), torch.stack([query, key]).detach()
+    plain = operators._head_norm._init_fn(rows, weight)
+    torch.testing.assert_close(plain[0].view(qkv.shape), expected, atol=1e-6, rtol=1e-5)
+    slow = operators._head_norm_backward._init_fn(grad.flatten(0, 1), rows, plain[1], weight)
+    torch.testing.assert_close(slow[0].view(qkv.shape), back[1][0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(slow[1], torch.stack(back[1][1:]), atol=1e-5, rtol=1e-4)
