@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,12 +61,13 @@ def install(folder: Path) -> Path:
 def worker(command: list[Any], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """A process that answers a line with a line."""
     process = subprocess.Popen(
-        [str(part) for part in command], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+        [str(part) for part in command], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
     try:
         yield process
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # anemoi's data set leaves a pool of processes behind
         process.wait()
 
 

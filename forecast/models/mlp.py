@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-ROWS = {"cpu": 1024}
-"""rows of a slice by device: on the CPU its middle stays in the core's cache"""
-MANY_ROWS = 65_536
+MIDDLE = {"cpu": 1 << 18}
+"""numbers in the middle of a slice by device: on the CPU they stay in the core's cache"""
+LARGE = 1 << 28
 
 
 class SlicedMLP(nn.Module):
@@ -31,8 +31,8 @@ class SlicedMLP(nn.Module):
         return _mlp(x.flatten(0, -2), *weights).view(x.shape)
 
 
-def _slices(rows: int, device: torch.device) -> Iterator[slice]:
-    size = ROWS.get(device.type, MANY_ROWS)
+def _slices(rows: int, hidden: int, device: torch.device) -> Iterator[slice]:
+    size = max(1, MIDDLE.get(device.type, LARGE) // hidden)
     return (slice(begin, min(begin + size, rows)) for begin in range(0, rows, size))
 
 
@@ -40,7 +40,7 @@ def _slices(rows: int, device: torch.device) -> Iterator[slice]:
 def _mlp(x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor) -> Tensor:
     """(R, O) from x (R, D), inner (F, D), outer (O, F)."""
     out = x.new_empty(len(x), len(outer))
-    for rows in _slices(len(x), x.device):
+    for rows in _slices(len(x), len(inner), x.device):
         middle = functional.gelu(torch.addmm(inner_bias, x[rows], inner.T))
         torch.addmm(outer_bias, middle, outer.T, out=out[rows])
     return out
@@ -53,7 +53,7 @@ def _mlp_backward(
     """Gradients of all inputs; those of weights are summed over slices in float32."""
     to_x = torch.empty_like(x)
     to_inner, to_inner_bias, to_outer = (torch.zeros_like(w, dtype=torch.float32) for w in (inner, inner_bias, outer))
-    for rows in _slices(len(x), x.device):
+    for rows in _slices(len(x), len(inner), x.device):
         g = grad[rows]
         before = torch.addmm(inner_bias, x[rows], inner.T)
         _add_product(to_outer, g.T, functional.gelu(before))

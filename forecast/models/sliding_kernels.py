@@ -220,6 +220,7 @@ def attend(qkv: np.ndarray, out: np.ndarray, logsumexp: np.ndarray, window: int,
     q, o = np.empty((width, LANES), np.float32), np.empty((width, LANES), np.float32)
     s = np.empty((CHUNK, LANES), np.float32)
     top, old, total = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    unused = np.zeros(LANES, np.float32)
     for b in range(rows):
         for h in range(heads):
             key[:nodes], value[:nodes] = qkv[b, :, 1, h], qkv[b, :, 2, h]
@@ -233,8 +234,8 @@ def attend(qkv: np.ndarray, out: np.ndarray, logsumexp: np.ndarray, window: int,
                     _outside(s, i, j, count, window)
                     old[:] = top
                     highest(s, top, count)
+                    powers(old, top, unused, 1)  # what earlier sums count for now
                     for lane in range(LANES):
-                        old[lane] = np.exp2(max(old[lane] - top[lane], np.float32(-126)))
                         total[lane] *= old[lane]
                     for d in range(width):
                         for lane in range(LANES):
@@ -305,8 +306,12 @@ def _columns(x: np.ndarray, begin: int, factor: float, out: np.ndarray) -> None:
 @compiled(kept=False)
 def _outside(s: np.ndarray, i: int, j: int, count: int, window: int) -> None:
     """Scores of pairs that are more than `window` apart become lowest; only keys at the window's ends have such."""
-    for k in range(count):
-        if j + k < i + LANES - 1 - window or j + k > i + window:
-            for lane in range(LANES):
-                if abs(j + k - i - lane) > window:
-                    s[k, lane] = LOWEST
+    before, behind = i + LANES - 1 - window - j, i + window + 1 - j
+    for k in range(min(before, count)):
+        for lane in range(LANES):
+            if i + lane - j - k > window:
+                s[k, lane] = LOWEST
+    for k in range(max(behind, 0), count):
+        for lane in range(LANES):
+            if j + k - i - lane > window:
+                s[k, lane] = LOWEST

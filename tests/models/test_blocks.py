@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from forecast.models import edge_operators, operators
 from forecast.models.blocks import EdgeAttention, Edges
-from forecast.models.mlp import ROWS, SlicedMLP
+from forecast.models.mlp import MIDDLE, SlicedMLP
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_loops_and_torch_agree(graph):
 
 def test_sliced_mlp_is_the_plain_one():
     torch.manual_seed(0)
-    sliced = SlicedMLP(8, 32)
-    x = torch.randn(2, ROWS["cpu"] + 5, 8, requires_grad=True)
+    sliced = SlicedMLP(8, 1024)
+    x = torch.randn(2, MIDDLE["cpu"] // 1024 + 5, 8, requires_grad=True)
     plain = functional.linear(functional.gelu(sliced.inner(x)), sliced.outer.weight, sliced.outer.bias)
     found, given = sliced(x), [x, *sliced.parameters()]
     torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
