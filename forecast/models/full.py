@@ -79,12 +79,15 @@ class Decoder(nn.Module):
         """What follows from points (B, G, D) alone."""
         return self.block.ask(self.embed_points(points))
 
-    def forward(self, *asked: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, G, outputs) and the features that the head reads, (B, G, width).
+    def forward(self, query: Tensor, to_edge: Tensor, own: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """(B * M, G, outputs) and the features that the head reads, (B * M, G, width).
 
-        From what points ask, and nodes (B, N, width).
+        From what points ask (B or B * M rows) and nodes (B * M, N, width).
         """
-        hidden = self.norm(self.block.answer(*asked))
+        members = len(nodes) // len(query)
+        if members > 1:
+            query, to_edge, own = (part.repeat_interleave(members, dim=0) for part in (query, to_edge, own))
+        hidden = self.norm(self.block.answer(query, to_edge, own, nodes))
         return self.head(hidden), hidden
 
 

@@ -49,17 +49,17 @@ class GraphTransformer(Network):
 
     def _decode(self, points: Tensor, latent: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Of all members at once, or one after another where memory is to be saved."""
-        asked = [part.unflatten(0, (shape[0], -1)) for part in self._run(self.decoder.ask, points)]
+        asked = self._run(self.decoder.ask, points)
         if self.recompute and torch.is_grad_enabled():
             nodes = latent.unflatten(0, shape)
+            asked = [part.unflatten(0, (shape[0], -1)) for part in asked]
             each = [
                 self._run(self.decoder, *(part[:, m % part.shape[1]] for part in asked), nodes[:, m])
                 for m in range(shape[1])
             ]
             out, hidden = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*each, strict=True))
             return out, hidden
-        every = (part.expand(-1, shape[1], *part.shape[2:]).flatten(0, 1) for part in asked)
-        decoded: tuple[Tensor, Tensor] = self.decoder(*every, latent)
+        decoded: tuple[Tensor, Tensor] = self.decoder(*asked, latent)
         return decoded
 
     def _run(self, part: Callable[..., Any], *inputs: Tensor) -> Any:
