@@ -54,10 +54,8 @@ def compute(address: str, opener: Opener, writer: ForecastWriter, following: Fol
 
 
 def _client(address: str) -> Any:
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise ForecastError("dask.distributed is not installed: pip install 'forecast[cluster]'") from None
+    from distributed import Client, LocalCluster  # slow to import, and only needed here
+
     if address.isdigit():
         return Client(LocalCluster(n_workers=int(address), threads_per_worker=1, dashboard_address=None))
     try:
