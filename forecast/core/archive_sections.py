@@ -95,6 +95,7 @@ class StoreSection(Section):
     """What ingest writes, and who does the work."""
 
     path: str = "truth.zarr"
+    grid: str | None = Field(None, description="its grid by name (N320), so that `forecast check` can tell sizes early")
     analysis: str | None = Field(None, description="second store with the analyses (sample planet only)")
     dates_per_shard: int | None = Field(None, ge=1, description="64, fewer where a shard would exceed a gigabyte")
     variables_per_chunk: int | None = Field(None, ge=1, description="chosen by the size of a state if absent")

@@ -25,6 +25,7 @@ class GraphTransformer(Network):
         blocks: Any = full if section.blocks == "full" else compact
         self.noise_shape = (graph["mesh"].num_nodes, section.noise_channels)
         self.recompute = section.activation_checkpointing in ("layer", "both")
+        self.keeps = section.activation_checkpointing == "layer"  # else every step of a rollout would keep its own
         self.encoder = blocks.Encoder(section, graph, inputs)
         self.noise = NoiseEmbedding(section.noise_channels, section.noise_hidden)
         self.layers = nn.ModuleList(blocks.ProcessorLayer(section, graph) for _ in range(section.layers))
@@ -65,7 +66,8 @@ class GraphTransformer(Network):
     def _run(self, part: Callable[..., Any], *inputs: Tensor) -> Any:
         """What a part gives; its inside is computed again for the gradient if so configured."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(part, *inputs, use_reentrant=False, context_fn=partial(_keeping, kept_operators()))
+            kept = partial(_keeping, kept_operators() if self.keeps else [])
+            return checkpoint(part, *inputs, use_reentrant=False, context_fn=kept)
         return part(*inputs)
 
 
