@@ -149,7 +149,7 @@ def _as_on_a_gpu() -> Iterator[None]:
     with (
         patch.object(sliding, "attend", sliding._in_batch),
         patch.object(residual.SparseProduct, "forward", _as_large),
-        patch.dict(mlp.ROWS, clear=True),
+        patch.dict(mlp.MIDDLE, clear=True),
     ):
         yield
 
