@@ -64,6 +64,7 @@ def _latent(divergence: Axes, scores: Axes, validations: list[dict[str, Any]]) -
     if all("kl" in v["validation"] for v in validations):
         _by_variable(divergence, "KL(posterior || prior), nats per dimension", validations, "kl")
         divergence.set_yscale("symlog", linthresh=1e-3)
+        divergence.set_ylim(bottom=0)
         active = [v["validation"]["latent"]["active"][0] for v in validations]
         divergence.text(0.02, 0.04, f"active dimensions: {active[-1]:.0%}", transform=divergence.transAxes, fontsize=8)
     for name, label in (("crps_prior", "z from the prior"), ("crps_posterior", "z from the posterior")):
