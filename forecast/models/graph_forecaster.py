@@ -55,7 +55,9 @@ class GraphForecaster(Forecaster):
         reference = newest if self.truncation is None else self.truncation(newest)
         x = self._read(past, reference, forcings, from_analysis)
         half = multiplies_in_half(self.precision, x.device)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(
+            x.device.type, torch.bfloat16, enabled=half, cache_enabled=False
+        ):  # else recomputing differs
             increment, features = self.network(x, noise)
         base = torch.cat([reference, self.mean[p:].expand(*newest.shape[:-1], -1)], dim=-1)
         state = torch.maximum(self.bounds(base + increment.float() * self.unit), self.lower)

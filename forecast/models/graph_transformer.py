@@ -66,8 +66,10 @@ class GraphTransformer(Network):
     def _run(self, part: Callable[..., Any], *inputs: Tensor) -> Any:
         """What a part gives; its inside is computed again for the gradient if so configured."""
         if self.recompute and torch.is_grad_enabled():
-            kept = partial(_keeping, kept_operators() if self.keeps else [])
-            return checkpoint(part, *inputs, use_reentrant=False, context_fn=kept)
+            if self.keeps:
+                kept = partial(_keeping, kept_operators())
+                return checkpoint(part, *inputs, use_reentrant=False, context_fn=kept)
+            return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
 
 

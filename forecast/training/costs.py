@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -60,12 +61,17 @@ class _Weightless(TorchFunctionMode):
 def update(model: Forecaster, samples: int, members: int, rollouts: Sequence[int], precision: str) -> list[Cost]:
     """Of the loss of `samples` x `members` and its gradient, for several lengths of rollout.
 
-    Costs grow linearly with the rollout: those of more than 2 steps follow from those of 1 and 2.
+    Costs grow linearly with the rollout from its second step on, where members have states of their own: those of more
+    than 3 steps follow from those of 2 and 3.
     """
-    first = _update(model, samples, members, 1, precision)
-    second = _update(model, samples, members, 2, precision) if max(rollouts) > 1 else first
-    grown = (second.operations - first.operations, second.memory - first.memory)
-    return [Cost(first.operations + (n - 1) * grown[0], first.memory + (n - 1) * grown[1]) for n in rollouts]
+    lengths = {min(n, 3) for n in rollouts} | ({2} if max(rollouts) > 3 else set())
+    known = {n: _update(model, samples, members, n, precision) for n in lengths}
+    return [known[n] if n in known else _further(known[2], known[3], n - 3) for n in rollouts]
+
+
+def _further(second: Cost, third: Cost, more: int) -> Cost:
+    operations, memory = third.operations - second.operations, third.memory - second.memory
+    return Cost(third.operations + more * operations, third.memory + more * memory)
 
 
 def step(model: Forecaster, members: int, precision: str) -> Cost:
@@ -112,7 +118,7 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        count = flop_registry.get(function._overloadpacket)
+        count = COUNTS.get(function._overloadpacket)
         if count is not None:
             self.operations += count(*args, **(kwargs or {}), out_val=out)
         for tensor in tree_leaves(out):
@@ -149,9 +155,35 @@ def _as_on_a_gpu() -> Iterator[None]:
     with (
         patch.object(sliding, "attend", sliding._in_batch),
         patch.object(residual.SparseProduct, "forward", _as_large),
+        patch.object(functional, "scaled_dot_product_attention", _fused),
         patch.dict(mlp.MIDDLE, clear=True),
     ):
         yield
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **options: Any) -> Tensor:
+    """Attention that forms no matrix of all pairs, as a GPU's kernels; of shapes and memory, whatever the mask."""
+    parts = [part.flatten(0, -4) for part in (query, key, value)]
+    if torch.is_autocast_enabled("cpu"):
+        parts = [part.to(torch.get_autocast_dtype("cpu")) for part in parts]
+    return _flash(*parts)[0].view(*query.shape[:-1], value.shape[-1])
+
+
+def _flash_operations(query: Tensor, key: Tensor, value: Tensor, *rest: Any, out_val: Any = None, **more: Any) -> int:
+    return 2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+def _flash_backward_operations(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any) -> int:
+    return 5 * _flash_operations(query, key, value) // 2
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+COUNTS = {
+    **flop_registry,
+    _flash: _flash_operations,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _flash_backward_operations,
+}
+"""operator -> its operations, of arguments and results"""
 
 
 def _as_large(product: residual.SparseProduct, x: Tensor) -> Tensor:

@@ -59,6 +59,17 @@ def test_checkpointing_changes_no_gradient(options):
         torch.testing.assert_close(other, gradients[0], atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.parametrize("recompute", ["layer", "step", "both"])
+def test_checkpointing_goes_with_bfloat16(recompute):
+    data, gradients = batch(fields(), steps=2), []
+    for kind in ("none", recompute):
+        model = trained(fields(), activation_checkpointing=kind, **FULL)
+        model.precision = "bfloat16"
+        model.training_loss(data, 2, data.keys)["loss"].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(gradients[1], gradients[0], atol=2e-3, rtol=2e-2)
+
+
 def test_a_layer_under_checkpointing_keeps_what_attention_gave():
     """Recomputing a layer must not attend again: the operator's calls are counted."""
     from torch.utils._python_dispatch import TorchDispatchMode
