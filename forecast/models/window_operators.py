@@ -27,7 +27,8 @@ def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, T
     Args:
         qkv: (B, N, 3, H, d). cosine, sine: (N, d // 2) of the angles, float32.
     """
-    if qkv.device.type == "cpu" and qkv.dtype == torch.float32 and not torch.compiler.is_compiling():
+    plain = type(qkv) is Tensor and not torch.compiler.is_compiling()  # fake tensors, which only count, hold no values
+    if plain and qkv.device.type == "cpu" and qkv.dtype == torch.float32:
         query, key, value = _Rotation.apply(qkv.contiguous(), cosine, sine).unbind(2)
         return query, key, value
     query, key, value = qkv.unbind(2)

@@ -52,7 +52,7 @@ def test_fidelity(seed, scale, shift):
     s, t = s.exp(), t.exp()
     value = fidelity(m, s, n, t, reduction="none")
     exact = fidelity(m, s, n, t, reduction="none", eps=1e-16)
-    torch.testing.assert_close(exact, value, atol=1e-4, rtol=0)  # sqrt(eps)
+    torch.testing.assert_close(exact, value, atol=2.1e-4, rtol=0)  # sqrt(eps) in each of two roots
     assert ((exact >= -1e-7) & (value <= 1)).all() and value.shape == (3, 4)
     torch.testing.assert_close(fidelity(m.flip(1), s.flip(1), n.flip(1), t.flip(1), reduction="none"), value)
     torch.testing.assert_close(fidelity(n, t, m, s, reduction="none"), value)
