@@ -18,6 +18,8 @@ from forecast.data.layout import Layout
 from forecast.data.sources.catalogue import Contents
 
 DAY = np.timedelta64(86400, "s")
+MOST_GAPS = 20
+"""Steps of the time axis for each date that the source has, beyond a thousand: more is a mistake."""
 WORK = 2.5
 """Memory of a worker in slabs: states as read and as written, what is compressed, blocks in double precision."""
 
@@ -42,6 +44,13 @@ def timeline(found: np.ndarray, frequency: np.timedelta64 | None) -> tuple[np.nd
                 f"the dates have no common step: {format_time(found[off[0]])} is no multiple of "
                 f"{format_duration(frequency)} from {format_time(found[0])}; give source.frequency"
             )
+    span = int((found[-1] - found[0]) / frequency) + 1
+    if span > MOST_GAPS * len(found) + 1000:
+        raise ForecastError(
+            f"{len(found)} dates from {format_time(found[0])} to {format_time(found[-1])} leave most of "
+            f"{span:,} steps of {format_duration(frequency)} without a state: a damaged date, or the wrong frequency? "
+            f"source.period leaves out what lies far off"
+        )
     axis = np.arange(found[0], found[-1] + np.timedelta64(1, "s"), frequency)
     return axis, frequency, ~np.isin(axis, found)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import glob
 import json
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,22 +18,6 @@ from forecast.core.times import format_time
 
 SAME_POINT = 1e-4
 """Degrees by which two files may write the same point: GRIB 1 counts in 0.001, float32 longitudes in 0.00003."""
-
-
-MOST_POINTS = 50_000_000
-"""Points of a field that are believed: a grid of 0.05 degrees has half as many."""
-
-
-@contextmanager
-def decoding(where: str | Path) -> Iterator[None]:
-    """Whatever a library raises over damaged bytes, as one line; they promise nothing about what that is."""
-    try:
-        yield
-    except (ForecastError, OSError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise ForecastError(f"{where} is damaged, or of a form not known ({type(error).__name__}: {reason})") from error
 
 
 class Unreachable(ForecastError):

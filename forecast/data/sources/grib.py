@@ -7,8 +7,6 @@ reduced, Lambert); spectral fields are refused. Levels: pressure in hPa, and wha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -17,8 +15,9 @@ from forecast.core import variables
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.core.units import conversion
-from forecast.data.sources.catalogue import Catalogue, decoding, expand
-from forecast.data.sources.grib_message import Header, Message, headers
+from forecast.data.grib_decoder import call
+from forecast.data.grib_message import Header
+from forecast.data.sources.catalogue import Catalogue, expand
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class GribSource:
         refused = ""
         with bar("Reading GRIB headers", len(self._files)) as progress:
             for number, path in enumerate(self._files):
-                for header in headers(path, section.rename):
+                for header in call("headers", path, dict(section.rename)):
                     if header.name is None:
                         refused = refused or f"{header.where} holds {header.label}"
                     elif self._wanted is None or header.name in self._wanted:
@@ -84,20 +83,13 @@ class GribSource:
         contents = self.contents
         shape = (len(dates), len(contents.variables), len(contents.members), len(contents.latitudes))
         states = np.empty(shape, np.float32)
-        opened: dict[int, BinaryIO] = {}
-        try:
-            for v, name in enumerate(contents.variables):
-                places = self._catalogue.places(name, dates)
-                for t, m in np.ndindex(places.shape[:2]):
-                    file, offset = (int(k) for k in places[t, m])
-                    if file not in opened:
-                        opened[file] = self._files[file].open("rb")
-                    states[t, v, m] = self._field(name, opened[file], self._files[file], offset)
-                    if before := self._before.get((file, offset)):
-                        states[t, v, m] = self._change(name, states[t, v, m], *before)
-        finally:
-            for handle in opened.values():
-                handle.close()
+        for v, name in enumerate(contents.variables):
+            places = self._catalogue.places(name, dates)
+            for t, m in np.ndindex(places.shape[:2]):
+                file, offset = (int(k) for k in places[t, m])
+                states[t, v, m] = self._field(name, file, offset)
+                if before := self._before.get((file, offset)):
+                    states[t, v, m] = self._change(name, states[t, v, m], *before)
         return states
 
     def stamp(self, dates: np.ndarray) -> str:
@@ -142,30 +134,21 @@ class GribSource:
 
     def _change(self, name: str, total: np.ndarray, file: int, offset: int) -> np.ndarray:
         """The amount since an earlier total; rounding of packed values makes no amount negative that cannot be."""
-        with self._files[file].open("rb") as handle:
-            change = total.astype(np.float64) - self._field(name, handle, self._files[file], offset)
+        change = total.astype(np.float64) - self._field(name, file, offset)
         least = variables.minimum(name)
         return change if least is None else np.maximum(change, least)
 
     def _check_grid(self, file: int, header: Header) -> None:
         if header.grid in self._orders:
             return
-        place = self._files[file], header.offset
-        with decoding(header.where), place[0].open("rb") as handle, Message(handle, *place) as message:
-            latitudes = message.get_array("latitudes")
-            longitudes = message.get_array("longitudes") % 360.0
-            shape = message.shape(latitudes.size)
+        latitudes, longitudes, shape = call("points", self._files[file], header.offset)
         origin = f"{header.label} in {header.where}"
         self._orders[header.grid] = self._catalogue.order(latitudes, longitudes, shape, origin)
 
-    def _field(self, name: str, handle: BinaryIO, path: Path, offset: int) -> np.ndarray:
-        where, size = f"{path} at byte {offset}", len(self.contents.latitudes)
-        with decoding(where), Message(handle, path, offset) as message:
-            values = message.values()
-            order = self._orders[message.get("md5GridSection")]
-            if len(values) != size:
-                raise ForecastError(f"{where}: {len(values)} values on a grid of {size} points")
-        factor, constant = self._conversions[name]
-        if (factor, constant) != (1.0, 0.0):
-            values = values * factor + constant
-        return (values if order is None else values[order]).astype(np.float32)
+    def _field(self, name: str, file: int, offset: int) -> np.ndarray:
+        path, size = self._files[file], len(self.contents.latitudes)
+        grid, values = call("field", path, offset, *self._conversions[name])
+        if grid not in self._orders or len(values) != size:
+            raise ForecastError(f"{path} at byte {offset}: {len(values)} values, not on the grid of {size} points")
+        order = self._orders[grid]
+        return values if order is None else values[order]

@@ -10,7 +10,8 @@ from scipy.io import netcdf_file
 
 from forecast.core.archive_sections import FileSource
 from forecast.core.errors import ForecastError
-from forecast.data.sources.catalogue import decoding, expand
+from forecast.data.decoding import decoding
+from forecast.data.sources.catalogue import expand
 from forecast.data.sources.fields import DatasetSource
 
 

@@ -13,7 +13,7 @@ from eccodes import CodesInternalError
 
 from forecast.core import variables
 from forecast.core.errors import ForecastError
-from forecast.data.sources.catalogue import MOST_POINTS, decoding
+from forecast.data.decoding import MOST_POINTS, decoding
 
 # Not eccodes' default of 9999, which is a likely geopotential
 _MISSING = float(np.finfo(np.float32).max)
