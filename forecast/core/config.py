@@ -22,8 +22,9 @@ from forecast.core.sections import (
     TrainingSection,
     VerificationSection,
 )
+from forecast.core.technique_sections import NAMES
 
-_TAGS = {"planet", "grib", "netcdf", "zarr", "anemoi", *KINDS}
+_TAGS = {"planet", "grib", "netcdf", "zarr", "anemoi", *KINDS, *NAMES}
 """kinds of sections, which pydantic puts between the keys of an error"""
 S = TypeVar("S", bound=Section)
 
@@ -156,11 +157,18 @@ def _explain(error: Any) -> str:
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
     models: list[type[Section]] = [Config]
     for part in loc:
+        if part in _TAGS:
+            models = [model for model in models if _tag(model) == part] or models
         if isinstance(part, int) or part in _TAGS:
             continue
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         models = [section for field in fields for section in _sections(field.annotation)]
     return sorted({key for model in models for key in model.model_fields})
+
+
+def _tag(model: type[Section]) -> Any:
+    """The kind or name by which a section is told from others in its place."""
+    return next((model.model_fields[key].default for key in ("kind", "name") if key in model.model_fields), None)
 
 
 def _sections(annotation: Any) -> list[type[Section]]:

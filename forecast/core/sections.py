@@ -5,18 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from forecast.core.section import Section as Section
+from forecast.core.technique_sections import AnyTechnique, check_together
 from forecast.core.times import parse_duration, parse_time
 
 Time = Annotated[np.datetime64, BeforeValidator(parse_time)]
 Duration = Annotated[np.timedelta64, BeforeValidator(parse_duration)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, defaults validated as well."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, validate_default=True)
 
 
 Normalisation = Literal["mean-std", "std", "max", "none", "log"]
@@ -143,6 +139,12 @@ class TrainingSection(Section):
         "float32", description="of matrix products, then also in forecasts; auto: bfloat16 where the device has it"
     )
     compile: bool = False
+    techniques: tuple[AnyTechnique, ...] = Field((), description="by name, with options (docs/techniques.md)")
+
+    @model_validator(mode="after")
+    def _techniques_combine(self) -> TrainingSection:
+        check_together(self.techniques)
+        return self
 
 
 class Starts(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +66,7 @@ class Forecaster(nn.Module):
         section, fields, loss: what it was built from.
         inputs: columns of what the network may read: states, forcings, static fields, step flag.
         precision: of the network's matrix products: float32, bfloat16 or auto. Kept with the weights.
+        rescored: what training makes of the scores (S, B, G, V) of a rollout's steps, if it has a say in them.
         noise_shape: (N, C) mesh nodes and noise channels of one member and step.
     """
 
@@ -73,6 +74,7 @@ class Forecaster(nn.Module):
         super().__init__()
         self.section, self.fields, self.loss = section, fields, loss
         self.precision = "float32"
+        self.rescored: Callable[[Tensor, Sequence[Step]], Tensor] | None = None
         self.normalise = Normaliser(fields, fields.variables)
         self.normalise_static = Normaliser(fields, fields.static)
         self.prognostic = len(fields.prognostic)
@@ -198,7 +200,10 @@ class Forecaster(nn.Module):
             shown.append(beside)
             past = [*past[1:], step.members[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
-        return self._sum(torch.stack([step.score for step in taken]).mean(dim=(0, 1)), further) | _means(shown)
+        scores = torch.stack([step.score for step in taken])
+        if self.rescored is not None:
+            scores = self.rescored(scores, taken)
+        return self._sum(scores.mean(dim=(0, 1)), further) | _means(shown)
 
     def _score(self, members: Tensor, truth: Tensor) -> Tensor:
         """(B, G, V) of one step."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from forecast.core.config import Config
@@ -30,6 +32,8 @@ from forecast.training.monitor import Monitor
 from forecast.training.optimizers import Optimizers
 from forecast.training.preempt import stop_signals
 from forecast.training.resume import check_fields, check_unchanged, plain
+from forecast.training.techniques.base import Now, Run
+from forecast.training.techniques.compose import Techniques
 from forecast.training.validate import Validation
 
 
@@ -61,6 +65,8 @@ class Trainer:
         self.loss = parallelize.loss(self.model, self.section)
         self.optimizer = Optimizers(self.model, self.section)
         self.average = Average(self.model, self.section.ema)
+        run = Run(config, self.model, self.average, data, self.device)
+        self.techniques = Techniques(self.section.techniques, run)
         self.counters: dict[str, Any] = {"update": 0, "metrics": 0, "seconds": 0.0, "best": None, "best_update": None}
 
     def resume(self, folder: Path) -> None:
@@ -75,6 +81,7 @@ class Trainer:
         self.model.load_state_dict(load_weights(folder / WEIGHTS, self.model))
         self.average.load(load_weights(folder / AVERAGE, self.model))
         self.optimizer.load(self.model, moments)
+        self.techniques.load(moments, self.counters.pop("techniques", {}))
         self.checkpoints.restore_links(folder, self.counters["best_update"])
 
     def run(self) -> None:
@@ -106,10 +113,15 @@ class Trainer:
                     raise ForecastError(f"{stop.signal} after update {done}: saved, go on with --resume")
 
     def _draw(self, update: int) -> Draw:
-        plan = self.curriculum.at(update)
-        windows = len(self.data.windows(plan.rollout))
-        size = self.section.batch_size
-        return draw(self.config.seed, update, batch_size=size, windows=windows, rollout=plan.rollout, since=plan.since)
+        plan, size = self.curriculum.at(update), self.section.batch_size
+
+        def make(among: np.ndarray) -> Draw:
+            place = draw(
+                self.config.seed, update, batch_size=size, windows=len(among), rollout=plan.rollout, since=plan.since
+            )
+            return replace(place, windows=among[place.windows])
+
+        return self.techniques.draw(plan, len(self.data.windows(plan.rollout)), make)
 
     def _due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.curriculum.updates
@@ -119,12 +131,12 @@ class Trainer:
         plan = self.curriculum.at(update)
         self.optimizer.zero_grad()
         self.model.begin_update(plan.ensembles)
-        terms = self.loss(batch, plan.members or self.section.members)
-        terms["loss"].backward()
+        now = self.techniques.begin(Now(update, plan, batch, plan.members or self.section.members))
+        terms = self.techniques.gradients(now, self.loss)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.clip_norm)
         values = {name: term.item() for name, term in {**terms, "gradient_norm": norm}.items()}
         _check_finite(update + 1, values, batch)
-        self.optimizer.step(plan.lr)
+        self.techniques.step(now, self.optimizer.step)
         self.average.update(update + 1)
         return {**values, "lr": plan.lr, "rollout": plan.rollout}
 
@@ -134,6 +146,7 @@ class Trainer:
             scores = self.validation(self.model, self.device)
         monitor.validation(done, scores)
         score, best = scores["score"], self.counters["best"]
+        self.techniques.validated(done, score)
         if score is None or (best is not None and score >= best):
             return False
         self.counters |= {"best": score, "best_update": done}
@@ -144,8 +157,8 @@ class Trainer:
 
         def write(folder: Path) -> None:
             save_forecaster(folder, self.model, self.average.weights)
-            counters = {**self.counters, "config": plain(self.config)}
-            write_state(folder, counters, self.optimizer.moments(self.model))
+            counters = {**self.counters, "config": plain(self.config), "techniques": self.techniques.notes()}
+            write_state(folder, counters, self.optimizer.moments(self.model) | self.techniques.tensors())
 
         self.checkpoints.save(done, write, best)
 

@@ -1,0 +1,33 @@
+"""What the tests of techniques share: an archive, and a plain run on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forecast.training import monitor
+from pipelines.train import train
+from tests import tiny
+from tests.training.techniques import bench
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    tiny.stores(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without techniques."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitor, "plot", lambda metrics, picture: None)
+        return train(bench.config(tmp_path_factory.mktemp("plain"), archive))
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr(monitor, "plot", lambda metrics, picture: None)
