@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from forecast.training.monitor import Monitor
 from forecast.training.optimizers import Optimizers
 from forecast.training.preempt import stop_signals
 from forecast.training.resume import check_fields, check_unchanged, plain
-from forecast.training.techniques.base import Now, Run
+from forecast.training.techniques.base import Now, Run, Terms
 from forecast.training.techniques.compose import Techniques
 from forecast.training.validate import Validation
 
@@ -131,14 +132,22 @@ class Trainer:
         plan = self.curriculum.at(update)
         self.optimizer.zero_grad()
         self.model.begin_update(plan.ensembles)
-        now = self.techniques.begin(Now(update, plan, batch, plan.members or self.section.members))
-        terms = self.techniques.gradients(now, self.loss)
+        now = Now(update, plan, plan.members or self.section.members)
+        batch = self.techniques.batch(now, batch)
+        terms = self.techniques.gradients(now, partial(self._evaluate, now, batch))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.clip_norm)
         values = {name: term.item() for name, term in {**terms, "gradient_norm": norm}.items()}
         _check_finite(update + 1, values, batch)
         self.techniques.step(now, self.optimizer.step)
         self.average.update(update + 1)
         return {**values, "lr": plan.lr, "rollout": plan.rollout}
+
+    def _evaluate(self, now: Now, batch: Batch, backward: bool = True) -> Terms:
+        """The terms of the loss; its gradient is added to `.grad`."""
+        terms = self.techniques.terms(now, self.loss(batch, now.members))
+        if backward:
+            terms["loss"].backward()
+        return terms
 
     def _validate(self, done: int, monitor: Monitor) -> bool:
         """Score the averaged weights; whether they are the best so far."""

@@ -30,9 +30,9 @@ Advance = Callable[[float], None]
 
 
 class Evaluate(Protocol):
-    """Adds the gradient of the loss at the weights as they are to `.grad`; what is measured on the way."""
+    """Measures the loss at the weights as they are and, if wished, adds its gradient to `.grad`."""
 
-    def __call__(self) -> Terms: ...
+    def __call__(self, backward: bool = True) -> Terms: ...
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,11 @@ class Now:
     """One update.
 
     Attributes:
-        update: its number, from 0. plan: of the curriculum. batch: as the techniques before have made it.
-        members: of each sample.
+        update: its number, from 0. plan: of the curriculum. members: of each sample.
     """
 
     update: int
     plan: Update
-    batch: Batch
     members: int
 
 
@@ -93,12 +91,12 @@ class Technique(Generic[S]):
         """The samples of an update from `windows`; asked ahead of time, so a function of the update's number alone."""
         return make(windows)
 
-    def batch(self, now: Now) -> Batch:
-        """The samples, perhaps changed; tensors that came are never written to."""
-        return now.batch
+    def batch(self, now: Now, batch: Batch) -> Batch:
+        """The samples, or those of them that are here, perhaps changed; tensors that came are never written to."""
+        return batch
 
     def scores(self, now: Now, scores: Tensor, steps: Sequence[Step]) -> Tensor:
-        """(S, B, G, V) scores of the members of a rollout; their mean over steps and samples enters the loss."""
+        """(S, B, G, V) scores of the members of a rollout's steps; the mean over steps and samples enters the loss."""
         return scores
 
     def terms(self, now: Now, terms: Terms) -> Terms:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -48,27 +49,24 @@ class Techniques:
             make = partial(_drawn, technique, plan, make)
         return make(np.arange(windows))
 
-    def begin(self, now: Now) -> Now:
-        """The update with its batch as the techniques want it."""
+    def batch(self, now: Now, batch: Batch) -> Batch:
+        """Samples as the techniques want them."""
         for technique in self.each:
-            now = _with_batch(now, technique.batch(now))
-        self._now = now
-        return now
+            batch = technique.batch(now, batch)
+        return batch
 
-    def gradients(self, now: Now, loss: Callable[[Batch, int], Terms]) -> Terms:
+    def terms(self, now: Now, terms: Terms) -> Terms:
+        """The terms of the loss as the techniques want them, before its gradient."""
+        for technique in self.each:
+            terms = technique.terms(now, terms)
+        return terms
+
+    def gradients(self, now: Now, evaluate: Evaluate) -> Terms:
         """Leave gradients in `.grad`; returns what was measured."""
-
-        def evaluate() -> Terms:
-            terms = loss(now.batch, now.members)
-            for technique in self.each:
-                terms = technique.terms(now, terms)
-            terms["loss"].backward()
-            return terms
-
-        around: Evaluate = evaluate
+        self._now = now
         for technique in reversed(self.each):
-            around = partial(technique.gradients, now, around)
-        return around()
+            evaluate = _Around(technique, now, evaluate)
+        return evaluate()
 
     def step(self, now: Now, advance: Advance) -> None:
         """Change the weights."""
@@ -119,8 +117,16 @@ def check_mesh(sections: Sequence[TechniqueSection], axes: Collection[str]) -> N
             )
 
 
-def _with_batch(now: Now, batch: Batch) -> Now:
-    return Now(now.update, now.plan, batch, now.members)
+@dataclass(frozen=True)
+class _Around:
+    """A technique's gradients as what the technique around it evaluates."""
+
+    technique: Technique[Any]
+    now: Now
+    inner: Evaluate
+
+    def __call__(self, backward: bool = True) -> Terms:
+        return self.technique.gradients(self.now, self.inner) if backward else self.inner(backward=False)
 
 
 def _drawn(technique: Technique[Any], plan: Update, make: Make, windows: np.ndarray) -> Draw:

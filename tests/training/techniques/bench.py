@@ -36,11 +36,12 @@ class Quadratic(nn.Module):
         away = self.w - self.c
         return away @ self.A @ away / 2
 
-    def evaluate(self) -> dict[str, Tensor]:
+    def evaluate(self, backward: bool = True) -> dict[str, Tensor]:
         """As the Trainer's: adds to `.grad`."""
         self.passes += 1
         loss = self.loss()
-        loss.backward()
+        if backward:
+            loss.backward()
         return {"loss": loss.detach()}
 
     def slope(self, at: Tensor | None = None) -> Tensor:
@@ -62,9 +63,9 @@ def technique(model: nn.Module, **section: Any) -> Technique[Any]:
     return TECHNIQUES[parsed.name](parsed, run)
 
 
-def now(update: int = 0, batch: Any = None, lr: float = 0.1, members: int = 2) -> Now:
+def now(update: int = 0, lr: float = 0.1, members: int = 2) -> Now:
     """An update of nothing in particular."""
-    return Now(update, Update(0, 1, 0, lr), batch, members)
+    return Now(update, Update(0, 1, 0, lr), members)
 
 
 def config(root: Path, archive: Path, *techniques: Any, **training: Any) -> configs.Config:

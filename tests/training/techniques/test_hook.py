@@ -27,12 +27,12 @@ class Wrapper(Technique[Any]):
     def draw(self, plan, windows, make):
         return make(windows)
 
-    def batch(self, now):
+    def batch(self, now, batch):
         self.seen.append("batch")
-        return now.batch
+        return batch
 
     def scores(self, now, scores, steps):
-        assert scores.shape[:2] == (len(steps), len(now.batch.keys)) and steps[0].members.shape[1] == now.members
+        assert scores.shape[:2] == (len(steps), len(steps[0].keys)) and steps[0].members.shape[1] == now.members
         self.seen.append("scores")
         return scores
 
