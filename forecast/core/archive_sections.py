@@ -66,6 +66,7 @@ class FileSource(ArchiveSource):
     kind: Literal["grib", "netcdf"]
     paths: tuple[str, ...] = Field(min_length=1, description="files or glob patterns, relative to the working folder")
     checksums: str | None = Field(None, description="list by sha256sum that all files are verified against")
+    unpack: str | None = Field(None, description="folder for the members of ZIP archives; beside them if absent")
     rename: dict[str, str] = Field({}, description="name in the file -> ERA5 name, where the file's is not known")
     units: dict[str, str] = Field({}, description="ERA5 name -> unit, where the file states none")
 

@@ -208,13 +208,50 @@ def test_points_without_a_rectangle(tmp_path: Path) -> None:
 
 def test_what_is_no_netcdf(tmp_path: Path) -> None:
     file = tmp_path / "a.nc"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("data.nc", b"x")
-    refused(tmp_path, file, "is a ZIP archive .*: unpack it")
     file.write_bytes(message(field(1)))
     refused(tmp_path, file, "is a GRIB file: set source.kind to grib")
     file.write_bytes(b"hello" * 100)
     refused(tmp_path, file, "is no NetCDF file, or is cut short")
+
+
+def zipped(tmp_path: Path) -> tuple[Path, xr.Dataset]:
+    """What the CDS delivers for variables of both kinds: a ZIP archive named .nc."""
+    instant = netcdf(tmp_path / "instant.nc", units={"t2m": "K"})
+    accumulated = netcdf(tmp_path / "accum.nc", units={"tp": "m"})
+    with zipfile.ZipFile(tmp_path / "a.nc", "w", zipfile.ZIP_DEFLATED) as archive:
+        for kind in ("instant", "accum"):
+            archive.write(tmp_path / f"{kind}.nc", f"data_stream-oper_stepType-{kind}.nc")
+            (tmp_path / f"{kind}.nc").unlink()
+    return tmp_path / "a.nc", instant.merge(accumulated)
+
+
+def test_a_zip_of_the_cds(tmp_path: Path) -> None:
+    file, written = zipped(tmp_path)
+    found = store(tmp_path, tmp_path / "*.nc", unpack=str(tmp_path / "scratch"))
+    assert set(found.variables) == {"2t", "tp"}
+    for name, own in (("2t", "t2m"), ("tp", "tp")):
+        np.testing.assert_array_equal(found.read(slice(None), [name])[:, 0], flat(written[own].values))
+    again = tmp_path / "scratch/.a.nc.unpacked/data_stream-oper_stepType-accum.nc"
+    before = again.stat().st_ctime_ns
+    store(tmp_path, tmp_path / "*.nc", unpack=str(tmp_path / "scratch"))  # is there, and is not unpacked again
+    assert again.stat().st_ctime_ns == before and file.is_file()
+
+
+def test_zips_that_cannot_be_unpacked(tmp_path: Path) -> None:
+    file, _ = zipped(tmp_path)
+    data = bytearray(file.read_bytes())
+    (tmp_path / "scratch").write_text("")
+    refused(tmp_path, file, "cannot be unpacked into .*: name another folder in source.unpack",
+            unpack=str(tmp_path / "scratch"))  # fmt: skip
+    data[300] ^= 1
+    file.write_bytes(data)
+    refused(tmp_path, file, "a.nc is a damaged ZIP archive")
+    file.write_bytes(data[:1000])
+    refused(tmp_path, file, "a.nc is a damaged ZIP archive")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.txt", b"x")
+    refused(tmp_path, file, "a.nc is a ZIP archive without NetCDF files")
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("kind", ["NETCDF4", "NETCDF3_64BIT", "NETCDF3_CLASSIC"])

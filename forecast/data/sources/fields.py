@@ -22,7 +22,7 @@ from forecast.core.archive_sections import FileSource, ZarrSource
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.core.units import canonical, conversion
-from forecast.data.decoding import decoding
+from forecast.data.decoders.damage import decoding
 from forecast.data.sources.catalogue import Catalogue
 
 _NAT = int(np.datetime64("NaT", "s").astype(np.int64))

@@ -15,8 +15,8 @@ from forecast.core import variables
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.core.units import conversion
-from forecast.data.grib_decoder import call
-from forecast.data.grib_message import Header
+from forecast.data.decoders.grib import Header
+from forecast.data.decoders.process import call
 from forecast.data.sources.catalogue import Catalogue, expand
 
 
@@ -53,7 +53,7 @@ class GribSource:
         refused = ""
         with bar("Reading GRIB headers", len(self._files)) as progress:
             for number, path in enumerate(self._files):
-                for header in call("headers", path, dict(section.rename)):
+                for header in call("grib.headers", path, dict(section.rename)):
                     if header.name is None:
                         refused = refused or f"{header.where} holds {header.label}"
                     elif self._wanted is None or header.name in self._wanted:
@@ -141,13 +141,13 @@ class GribSource:
     def _check_grid(self, file: int, header: Header) -> None:
         if header.grid in self._orders:
             return
-        latitudes, longitudes, shape = call("points", self._files[file], header.offset)
+        latitudes, longitudes, shape = call("grib.points", self._files[file], header.offset)
         origin = f"{header.label} in {header.where}"
         self._orders[header.grid] = self._catalogue.order(latitudes, longitudes, shape, origin)
 
     def _field(self, name: str, file: int, offset: int) -> np.ndarray:
         path, size = self._files[file], len(self.contents.latitudes)
-        grid, values = call("field", path, offset, *self._conversions[name])
+        grid, values = call("grib.field", path, offset, *self._conversions[name])
         if grid not in self._orders or len(values) != size:
             raise ForecastError(f"{path} at byte {offset}: {len(values)} values, not on the grid of {size} points")
         order = self._orders[grid]

@@ -1,18 +1,22 @@
-"""NetCDF files through xarray; `fields` says what is understood."""
+"""NetCDF files, and ZIP archives of them, through xarray; `fields` says what is understood."""
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import xarray as xr
-from scipy.io import netcdf_file
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from forecast.core.archive_sections import FileSource
-from forecast.core.errors import ForecastError
-from forecast.data.decoding import decoding
+from forecast.data.decoders.netcdf import Described
+from forecast.data.decoders.process import call
 from forecast.data.sources.catalogue import expand
 from forecast.data.sources.fields import DatasetSource
+from forecast.data.sources.zipped import unpacked
 
 
 class NetcdfSource(DatasetSource):
@@ -24,37 +28,37 @@ class NetcdfSource(DatasetSource):
         Raises:
             ForecastError: no NetCDF, truncated, or fields that cannot be taken (`DatasetSource`).
         """
-        files = expand(section.paths)
+        files = [member for file in expand(section.paths) for member in unpacked(file, section.unpack)]
         super().__init__(section, [*files], (_open(file) for file in files), "Reading NetCDF headers")
 
 
+@dataclass(frozen=True, eq=False)
+class _Values(BackendArray):
+    """The values of a variable, read by a process of its own when they are asked for."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        return call("netcdf.values", self.path, self.name, key)
+
+
 def _open(path: Path) -> xr.Dataset:
-    """The dataset of a file, decoded but not read.
+    """The dataset of a file, its coordinates read, its variables not.
 
     Raises:
-        ForecastError: another format, truncated, or times without units.
+        ForecastError: another format, truncated, damaged, or times without units.
     """
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic.startswith(b"PK"):
-        raise ForecastError(f"{path} is a ZIP archive (the CDS names such files .nc): unpack it and list what is in it")
-    if magic.startswith(b"GRIB"):
-        raise ForecastError(f"{path} is a GRIB file: set source.kind to grib")
-    if magic in (b"CDF\x01", b"CDF\x02"):
-        _check_classic(path)
-    try:
-        with decoding(path), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return xr.open_dataset(path, engine="netcdf4", cache=False)
-    except OSError as error:
-        raise ForecastError(f"{path} is no NetCDF file, or is cut short ({error})") from None
-
-
-def _check_classic(path: Path) -> None:
-    """Refuse a truncated classic NetCDF file, whose lost values the NetCDF library would return as zeros."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            netcdf_file(path, "r", mmap=True).close()
-    except Exception as error:
-        raise ForecastError(f"{path} is cut short or corrupt ({error})") from None
+    coordinates: xr.Dataset
+    found: dict[str, Described]
+    coordinates, found = call("netcdf.describe", path)
+    variables = {}
+    for name, of in found.items():
+        data = indexing.LazilyIndexedArray(_Values(path, name, of.shape, of.dtype))
+        variables[name] = xr.Variable(of.dims, data, of.attrs)
+    return coordinates.assign(variables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +12,7 @@ from eccodes import CodesInternalError
 
 from forecast.core import variables
 from forecast.core.errors import ForecastError
-from forecast.data.decoding import MOST_POINTS, decoding
+from forecast.data.decoders.damage import MOST_POINTS, decoding
 
 # Not eccodes' default of 9999, which is a likely geopotential
 _MISSING = float(np.finfo(np.float32).max)
@@ -93,23 +92,40 @@ class Message:
         return (int(rows), int(columns)) if regular and rows * columns == size else (size,)
 
 
-def headers(path: Path, rename: dict[str, str]) -> Iterator[Header]:
+def headers(path: Path, rename: dict[str, str]) -> list[Header]:
     """The headers of all messages of a file.
 
     Raises:
         ForecastError: no GRIB; a message that is corrupt, cut short, spectral, or of an unknown parameter.
     """
-    count, offset, end = 0, 0, path.stat().st_size
+    found: list[Header] = []
+    offset, end = 0, path.stat().st_size
     with path.open("rb") as handle:
         if b"GRIB" not in handle.read(1 << 16):
             raise ForecastError(f"{path} is no GRIB file")
         while (offset := _next(handle, offset)) < end:
-            count += 1
-            where = f"{path} (message {count})"
+            where = f"{path} (message {len(found) + 1})"
             with decoding(where), Message(handle, path, offset) as message:
                 header, length = _header(message, where, offset, rename), int(message.get("totalLength"))
-            yield header
+            found.append(header)
             offset += length
+    return found
+
+
+def points(path: Path, offset: int) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Latitudes and longitudes (G,) in degrees of a message, and the shape of its field."""
+    with decoding(f"{path} at byte {offset}"), path.open("rb") as handle, Message(handle, path, offset) as message:
+        latitudes = message.get_array("latitudes")
+        return latitudes, message.get_array("longitudes") % 360.0, message.shape(latitudes.size)
+
+
+def field(path: Path, offset: int, factor: float, constant: float) -> tuple[str, np.ndarray]:
+    """The grid's name and the values (G,) float32 of a message, times `factor` plus `constant`."""
+    with decoding(f"{path} at byte {offset}"), path.open("rb") as handle, Message(handle, path, offset) as message:
+        values, grid = message.values(), str(message.get("md5GridSection"))
+        if (factor, constant) != (1.0, 0.0):
+            values = values * factor + constant
+        return grid, values.astype(np.float32)
 
 
 def _next(handle: BinaryIO, offset: int) -> int:

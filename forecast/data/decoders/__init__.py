@@ -1,0 +1,1 @@
+"""Files that may be damaged, decoded in processes of their own."""
