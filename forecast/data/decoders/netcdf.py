@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def describe(path: Path) -> tuple[xr.Dataset, dict[str, Described]]:
         raise ForecastError(f"{path} is a GRIB file: set source.kind to grib")
     if magic in (b"CDF\x01", b"CDF\x02"):
         _check_classic(path)
-    dataset = _open(path)
+    dataset = _kept(path)
     with decoding(path):
         for name, axis in dataset.coords.items():
             if axis.size > MOST_POINTS:
@@ -53,12 +52,28 @@ def describe(path: Path) -> tuple[xr.Dataset, dict[str, Described]]:
 def values(path: Path, name: str, key: tuple[Any, ...]) -> np.ndarray:
     """Decoded values of a variable at positions along its dimensions, integers, slices or (n,) arrays."""
     with decoding(path):
-        return np.asarray(_kept(path, path.stat().st_mtime_ns)[name].variable[key].values)
+        return np.asarray(_kept(path)[name].variable[key].values)
 
 
-@lru_cache(maxsize=8)
-def _kept(path: Path, changed: int) -> xr.Dataset:
-    return _open(path)
+_MOST_OPEN = 8
+_held: dict[Path, tuple[int, xr.Dataset]] = {}
+
+
+def _kept(path: Path) -> xr.Dataset:
+    """The dataset of a file, open since it was last asked for unless the file has changed.
+
+    HDF5 takes a file that was written anew for the one that it has open, so the old one is closed first.
+    """
+    path, changed = path.absolute(), path.stat().st_mtime_ns
+    known, dataset = _held.pop(path, (0, None))
+    if dataset is not None and known != changed:
+        dataset.close()
+    if dataset is None or known != changed:
+        dataset = _open(path)
+    _held[path] = changed, dataset
+    if len(_held) > _MOST_OPEN:
+        _held.pop(next(iter(_held)))[1].close()
+    return dataset
 
 
 def _open(path: Path) -> xr.Dataset:

@@ -29,7 +29,9 @@ class _Process:
 
     def __init__(self) -> None:
         here, there = os.pipe(), os.pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        paths = os.pathsep.join(path for path in sys.path if path)
+        # a reader that locks its files would keep others from writing them anew
+        environment = {**os.environ, "PYTHONPATH": paths, "HDF5_USE_FILE_LOCKING": "FALSE"}
         command = [sys.executable, "-P", "-m", __name__, str(here[0]), str(there[1])]
         self._process = subprocess.Popen(command, pass_fds=(here[0], there[1]), env=environment,
                                          stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
@@ -41,7 +43,7 @@ class _Process:
         """The answer; the process has ended where there is none."""
         patience = max(PATIENCE, path.stat().st_size / _RATE)
         try:
-            self._ask.send((patience, what, path, *rest))
+            self._ask.send((patience, os.getcwd(), what, path, *rest))
             return self._answers.recv()
         except (EOFError, OSError):
             self.end()
@@ -110,12 +112,13 @@ def _serve(asked: Connection, answers: Connection) -> None:
     """Answer until nobody asks; what takes too long is ended by the system, which no library can hold up."""
     while True:
         try:
-            patience, what, *rest = asked.recv()
+            patience, folder, what, *rest = asked.recv()
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_PROF, patience)
         try:
             assert what in _KNOWN
+            os.chdir(folder)
             kind, _, function = what.partition(".")
             answer = getattr(importlib.import_module(f"forecast.data.decoders.{kind}"), function)(*rest)
         except (ForecastError, OSError) as error:
