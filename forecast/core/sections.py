@@ -117,11 +117,22 @@ class Stage(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
 
 
+class MeshSection(Section):
+    """How processes share the work: data x ensemble x grid of them (docs/parallel.md)."""
+
+    data: int | None = Field(None, ge=1, description="groups that share the samples; what is left over if absent")
+    ensemble: int = Field(1, ge=1, description="processes that share the members of a sample")
+    grid: int = Field(1, ge=1, description="processes that share points, nodes and edges")
+    parameters: Literal["replicated", "sharded"] = Field("replicated", description="weights: DDP, or FSDP2")
+
+
 class TrainingSection(Section):
     """How the forecaster is trained."""
 
     members: int = Field(4, ge=2)
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, description="samples of an update, over all processes")
+    accumulate: int = Field(1, ge=1, description="pieces of a batch, one after another, to save memory")
+    mesh: MeshSection = MeshSection()
     stages: tuple[Stage, ...] = Field(min_length=1)
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for matrices inside the network")
     weight_decay: float = Field(0.1, ge=0)

@@ -119,6 +119,28 @@ class Monitor:
                 self._board.add_scalar(name, float("nan") if value is None else value, update)
 
 
+class Unwatched(Monitor):
+    """The same of a process that writes nothing, since another one does."""
+
+    def __init__(self, folder: Path, done: int = 0, kept: int = 0, seconds: float = 0.0) -> None:
+        self._seconds, self._began = seconds, time.monotonic()
+
+    @contextmanager
+    def running(self, total: int) -> Iterator[None]:
+        """As of a monitor."""
+        yield
+
+    def update(self, update: int, values: dict[str, float]) -> None:
+        """As of a monitor."""
+
+    def validation(self, update: int, scores: dict[str, Any]) -> None:
+        """As of a monitor."""
+
+    def sync(self) -> int:
+        """No bytes."""
+        return 0
+
+
 def _open_alone(path: Path, kept: int) -> IO[bytes]:
     """The file for appending after its first `kept` bytes, locked against other processes while it is open."""
     file = path.open("ab")

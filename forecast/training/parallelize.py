@@ -1,24 +1,29 @@
-"""The one place where a plainly built forecaster meets hardware: device, precision, compilation, later a mesh."""
+"""The one place where a plainly built forecaster meets hardware: device, precision, compilation, the mesh."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from forecast.core.errors import ForecastError
 from forecast.core.progress import console
 from forecast.core.sections import TrainingSection
 from forecast.data.batch import Batch
 from forecast.models.forecaster import Forecaster
-
-Loss = Callable[[Batch, int], dict[str, Tensor]]
-"""(batch, members) -> named terms"""
+from forecast.training.mesh import Mesh
 
 
-def device(name: str) -> torch.device:
+def device(name: str, mesh: Mesh | None = None) -> torch.device:
     """The device called `cpu` or `cuda`; `auto` takes CUDA where it is and says what it took.
+
+    Processes of one host take its CUDA devices in turn.
 
     Raises:
         ForecastError: CUDA is asked for and not there.
@@ -27,22 +32,91 @@ def device(name: str) -> torch.device:
     if name == "cuda" and not there:
         raise ForecastError("training.device is cuda, but torch sees no CUDA device: set it to cpu or auto")
     taken = torch.device("cuda" if name == "cuda" or (name == "auto" and there) else "cpu")
+    if taken.type == "cuda" and mesh is not None and mesh.spread:
+        taken = torch.device("cuda", mesh.world.local % torch.cuda.device_count())
     if name == "auto":
         what = torch.cuda.get_device_name(taken) if taken.type == "cuda" else f"{torch.get_num_threads()} threads"
         console.print(f"training on {taken.type} ({what})")
     return taken
 
 
-def loss(model: Forecaster, section: TrainingSection) -> Loss:
-    """The terms of a batch's loss, as `section` wants them computed.
+Terms = dict[str, Tensor]
+"""name -> term of the loss; `loss` is their sum"""
 
-    The network is compiled or multiplies in bfloat16 where asked for; scores and their sum stay in float32.
+
+class Objective:
+    """The loss of a batch and its gradient, over all processes.
+
+    Each process computes its own part of the loss; the parts add up to the loss, so gradients are summed over all
+    processes, along whatever axis of the mesh they lie.
+
+    Args:
+        model: on its device. section: precision, compilation.
+
+    Attributes:
+        changed: what is made of a batch's terms before their gradient.
     """
-    model.precision = section.precision
-    if section.compile:
-        model.network.compile()
 
-    def terms(batch: Batch, members: int) -> dict[str, Tensor]:
-        return model.training_loss(batch, members, batch.keys)
+    def __init__(self, model: Forecaster, section: TrainingSection, mesh: Mesh) -> None:
+        self.model, self.mesh = model, mesh
+        model.precision = section.precision
+        if mesh.ensemble.size * mesh.grid.size > 1:
+            raise ForecastError("training.mesh: only the data axis is there yet")
+        if section.compile:
+            model.network.compile()
+        self.changed: Callable[[Terms], Terms] = lambda terms: terms
+        self._alone = _Part(self)
+        self._together: nn.Module = _replicated(self._alone) if mesh.spread else self._alone
 
-    return terms
+    def __call__(self, pieces: Sequence[Batch], members: int, samples: int, backward: bool = True) -> Terms:
+        """The terms of the mean loss of an update, the same on all processes; its gradient is added to `.grad`.
+
+        Args:
+            pieces: this process's samples, in one batch or several. members: of each sample, over all processes.
+            samples: of the update, over all processes.
+        """
+        found = [
+            self._add(piece, members, len(piece.keys) / samples, piece is pieces[-1], backward) for piece in pieces
+        ]
+        total = {name: torch.stack([terms[name] for terms in found]).sum() for name in found[0]}
+        return dict(zip(total, self.mesh.sum(torch.stack(list(total.values()))), strict=True))
+
+    def _add(self, batch: Batch, members: int, share: float, last: bool, backward: bool) -> Terms:
+        if not backward:
+            return _detached(self._alone(batch, members, share))
+        waits = isinstance(self._together, DistributedDataParallel) and not last
+        with self._together.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+            terms: Terms = self._together(batch, members, share)
+            terms["loss"].backward()
+        return _detached(terms)
+
+
+class _Part(nn.Module):
+    """The terms of a batch's loss times its share of the samples."""
+
+    def __init__(self, of: Objective) -> None:
+        super().__init__()
+        self.model, self._of = of.model, (of,)  # a tuple hides what is no module
+
+    def forward(self, batch: Batch, members: int, share: float) -> Terms:
+        terms = self._of[0].changed(self.model.training_loss(batch, members, batch.keys))
+        return {name: share * term for name, term in terms.items()}
+
+
+def _detached(terms: Terms) -> Terms:
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def _replicated(part: _Part) -> DistributedDataParallel:
+    """Weights on every process, gradients summed as they come; all processes have made the same weights."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its successor still syncs once
+        idle = part.model.section.kind != "graph_transformer" or bool(part.model.loss.terms)
+        wrapped = DistributedDataParallel(part, broadcast_buffers=False, init_sync=False, find_unused_parameters=idle)
+    wrapped.register_comm_hook(None, lambda _, bucket: _sum(bucket))
+    return wrapped
+
+
+def _sum(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    future: Any = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return future.then(lambda done: done.value()[0])

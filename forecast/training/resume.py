@@ -21,9 +21,14 @@ _SECTIONS = ("seed", "data", "model", "loss", "training")
 _HARMLESS = {
     "data.prefetch",
     "model.activation_checkpointing",
+    "training.accumulate",
     "training.checkpoint_every",
     "training.compile",
     "training.device",
+    "training.mesh.data",
+    "training.mesh.ensemble",
+    "training.mesh.grid",
+    "training.mesh.parameters",
     "training.stages",  # compared update by update
     "training.start_from",
     "training.validate_every",

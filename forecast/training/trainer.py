@@ -6,7 +6,9 @@ was killed goes on from its last checkpoint to the same bits.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -29,7 +31,8 @@ from forecast.training import parallelize
 from forecast.training.checkpoint import Checkpoints, read_state, write_state
 from forecast.training.curriculum import Curriculum
 from forecast.training.ema import Average
-from forecast.training.monitor import Monitor
+from forecast.training.mesh import Mesh
+from forecast.training.monitor import Monitor, Unwatched
 from forecast.training.optimizers import Optimizers
 from forecast.training.preempt import stop_signals
 from forecast.training.resume import check_fields, check_unchanged, plain
@@ -47,27 +50,34 @@ class Trainer:
         data: training windows.
         validation: scores the averaged weights.
         checkpoints: their folder gets metrics and curves as well.
+        mesh: the processes that share the work; this one alone if absent.
 
     Raises:
         ForecastError: a device that is not there, or a rollout longer than any gapless stretch of data.
     """
 
     def __init__(
-        self, config: Config, model: Forecaster, data: Dataset, validation: Validation, checkpoints: Checkpoints
+        self,
+        config: Config,
+        model: Forecaster,
+        data: Dataset,
+        validation: Validation,
+        checkpoints: Checkpoints,
+        mesh: Mesh | None = None,
     ) -> None:
-        self.config, self.section = config, config.training
+        self.config, self.section, self.mesh = config, config.training, mesh or Mesh()
         self.data, self.validation, self.checkpoints = data, validation, checkpoints
         self.curriculum = Curriculum(self.section.stages)
         model.check_members(self.curriculum.members(self.section.members))
         for rollout in self.curriculum.rollouts():
             data.windows(rollout)
-        self.device = parallelize.device(self.section.device)
+        self.device = parallelize.device(self.section.device, self.mesh)
         self.model = model.to(self.device)
-        self.loss = parallelize.loss(self.model, self.section)
+        self.objective = parallelize.Objective(self.model, self.section, self.mesh)
         self.optimizer = Optimizers(self.model, self.section)
         self.average = Average(self.model, self.section.ema)
         run = Run(config, self.model, self.average, data, self.device)
-        self.techniques = Techniques(self.section.techniques, run)
+        self.techniques = Techniques(self.section.techniques, run, self.mesh.shared)
         self.counters: dict[str, Any] = {"update": 0, "metrics": 0, "seconds": 0.0, "best": None, "best_update": None}
 
     def resume(self, folder: Path) -> None:
@@ -92,26 +102,28 @@ class Trainer:
             ForecastError: a loss or gradient that is not finite, or a signal to stop (after a checkpoint).
         """
         done, total = self.counters["update"], self.curriculum.updates
-        monitor = Monitor(self.checkpoints.folder, done, self.counters["metrics"], self.counters["seconds"])
-        draws = (self._draw(update) for update in range(done, total))
+        kind = Monitor if self.mesh.first else Unwatched
+        monitor = kind(self.checkpoints.folder, done, self.counters["metrics"], self.counters["seconds"])
         epoch = self._draw(done - 1).epoch if done else 0
         with (
             monitor.running(total),
             stop_signals() as stop,
             closing(
-                batches(self.data, draws, self.device, self.config.data.prefetch, self.config.data.workers)
+                batches(self.data, self._pieces(done), self.device, self.config.data.prefetch, self.config.data.workers)
             ) as loaded,
         ):
-            for place, batch in loaded:
-                if place.epoch != epoch:
-                    self.model.terms.begin_epoch(epoch := place.epoch)
-                done = place.update + 1
-                monitor.update(done, self._update(place.update, batch))
+            for update in range(done, total):
+                if (now := self._draw(update).epoch) != epoch:
+                    self.model.terms.begin_epoch(epoch := now)
+                done = update + 1
+                pieces = (batch for _, batch in itertools.islice(loaded, self.section.accumulate))
+                monitor.update(done, self._update(update, pieces))
                 best = self._due(done, self.section.validate_every) and self._validate(done, monitor)
-                if best or stop.signal or self._due(done, self.section.checkpoint_every):
+                stopped = self.mesh.any(bool(stop.signal), self.device)
+                if best or stopped or self._due(done, self.section.checkpoint_every):
                     self._save(done, monitor, best)
-                if stop.signal and done < total:
-                    raise ForecastError(f"{stop.signal} after update {done}: saved, go on with --resume")
+                if stopped and done < total:
+                    raise ForecastError(f"{stop.signal or 'stopped'} after update {done}: saved, go on with --resume")
 
     def _draw(self, update: int) -> Draw:
         plan, size = self.curriculum.at(update), self.section.batch_size
@@ -124,35 +136,39 @@ class Trainer:
 
         return self.techniques.draw(plan, len(self.data.windows(plan.rollout)), make)
 
+    def _pieces(self, done: int) -> Iterator[Draw]:
+        """What this process reads from update `done` on: its part of each batch, in as many pieces as accumulate."""
+        for update in range(done, self.curriculum.updates):
+            mine = self._draw(update).part(self.mesh.data.rank, self.mesh.data.size)
+            yield from (mine.part(piece, self.section.accumulate) for piece in range(self.section.accumulate))
+
     def _due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.curriculum.updates
 
-    def _update(self, update: int, batch: Batch) -> dict[str, float]:
+    def _update(self, update: int, pieces: Iterable[Batch]) -> dict[str, float]:
         """Loss, gradient, clipped step, average; what was measured on the way."""
         plan = self.curriculum.at(update)
         self.optimizer.zero_grad()
         self.model.begin_update(plan.ensembles)
         now = Now(update, plan, plan.members or self.section.members)
-        batch = self.techniques.batch(now, batch)
-        terms = self.techniques.gradients(now, partial(self._evaluate, now, batch))
+        batches = [self.techniques.batch(now, piece) for piece in pieces]
+        terms = self.techniques.gradients(now, partial(self._evaluate, now, batches))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.clip_norm)
         values = {name: term.item() for name, term in {**terms, "gradient_norm": norm}.items()}
-        _check_finite(update + 1, values, batch)
+        _check_finite(update + 1, values, [date for batch in batches for date in batch.dates[:, 0]])
         self.techniques.step(now, self.optimizer.step)
         self.average.update(update + 1)
         return {**values, "lr": plan.lr, "rollout": plan.rollout}
 
-    def _evaluate(self, now: Now, batch: Batch, backward: bool = True) -> Terms:
-        """The terms of the loss; its gradient is added to `.grad`."""
-        terms = self.techniques.terms(now, self.loss(batch, now.members))
-        if backward:
-            terms["loss"].backward()
-        return terms
+    def _evaluate(self, now: Now, batches: Sequence[Batch], backward: bool = True) -> Terms:
+        """The terms of the loss over all processes; its gradient is added to `.grad`."""
+        self.objective.changed = partial(self.techniques.terms, now)
+        return self.objective(batches, now.members, self.section.batch_size, backward)
 
     def _validate(self, done: int, monitor: Monitor) -> bool:
         """Score the averaged weights; whether they are the best so far."""
         with self.average.applied():
-            scores = self.validation(self.model, self.device)
+            scores = self.validation(self.model, self.device, self.mesh)
         monitor.validation(done, scores)
         score, best = scores["score"], self.counters["best"]
         self.techniques.validated(done, score)
@@ -163,6 +179,8 @@ class Trainer:
 
     def _save(self, done: int, monitor: Monitor, best: bool) -> None:
         self.counters |= {"update": done, "metrics": monitor.sync(), "seconds": monitor.seconds}
+        if not self.mesh.first:
+            return
 
         def write(folder: Path) -> None:
             save_forecaster(folder, self.model, self.average.weights)
@@ -172,10 +190,10 @@ class Trainer:
         self.checkpoints.save(done, write, best)
 
 
-def _check_finite(update: int, values: dict[str, float], batch: Batch) -> None:
+def _check_finite(update: int, values: dict[str, float], starts: list[np.datetime64]) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        dates = ", ".join(format_time(date) for date in batch.dates[:, 0])
+        dates = ", ".join(format_time(date) for date in starts)
         raise ForecastError(
             f"update {update}: {', '.join(bad)} not finite (windows from {dates}); the weights were left as they were: "
             f"lower the learning rate, or look for NaN in these dates"

@@ -18,6 +18,7 @@ from forecast.data.loader import collate
 from forecast.models import noise
 from forecast.models.base import clock
 from forecast.models.forecaster import Forecaster
+from forecast.training.mesh import Mesh
 from forecast.verification.deterministic import RMSE
 from forecast.verification.ensemble import FairCRPS, SpreadSkill
 from forecast.verification.matchup import Matchup
@@ -49,8 +50,11 @@ class Validation:
         stdev = data.truth.statistics["stdev"][data.truth.position(data.variables)]
         self._stdev = dict(zip(data.variables, stdev, strict=True))
 
-    def __call__(self, model: Forecaster, device: torch.device) -> dict[str, Any]:
-        """Scores of `model`.
+    def __call__(self, model: Forecaster, device: torch.device, mesh: Mesh | None = None) -> dict[str, Any]:
+        """Scores of `model`, the starts shared among the processes of a mesh.
+
+        Every process makes as many rollouts, so that all are there where weights are gathered; what is beyond its
+        share is not counted.
 
         Returns:
             `score`, the mean over variables and steps of the fair CRPS, which ranks checkpoints; and per variable,
@@ -61,10 +65,15 @@ class Validation:
         starts = self.data.truth.dates[self.firsts]
         sums = Sums.zeros(statistics_of(METRICS), {}, self.data.variables, starts, steps, ["globe"],
                           members=self.section.members)  # fmt: skip
-        for i, first in enumerate(self.firsts):
-            batch = self._window(first, len(steps))
+        mesh = mesh or Mesh()
+        for turn in range(0, len(self.firsts), mesh.size):
+            mine = turn + mesh.rank
+            batch = self._window(self.firsts[mine % len(self.firsts)], len(steps))
             for s, members in enumerate(rollout(model, batch.to(device), self.section.members, self.seed)):
-                self._add(sums, i, s, members, batch.targets[0, s].numpy())
+                if mine < len(self.firsts):
+                    self._add(sums, mine, s, members, batch.targets[0, s].numpy())
+        for values in (array.values for each in (sums.sum, sums.weight) for array in each.values()):
+            values[:] = mesh.sum(torch.from_numpy(values).to(device)).cpu().numpy()
         first_steps = (self._window(first, 1).to(device) for first in self.firsts)
         return self._scores(sums) | model.diagnose(first_steps, self.section.members, self.seed)
 
