@@ -15,7 +15,7 @@ from forecast.data.dataset import Dataset
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build
 from forecast.training.checkpoint import Checkpoints
-from forecast.training.mesh import Mesh, joined
+from forecast.training.mesh import joined
 from forecast.training.resume import take_over
 from forecast.training.trainer import Trainer
 from forecast.training.validate import Validation
@@ -35,27 +35,21 @@ def train(config: Config, resume: bool = False) -> Path:
         ForecastError: a store that does not fit the config, checkpoints that would be overwritten, a changed config,
             a loss that is not finite, a signal to stop; processes that do not fit the mesh or each other.
     """
-    with joined(config.training) as mesh:
-        return _train(config, resume, mesh)
-
-
-def _train(config: Config, resume: bool, mesh: Mesh) -> Path:
     truth = Store.open(config.path(config.store.path))
     analysis = Store.open(config.path(config.store.analysis)) if config.store.analysis else None
     checkpoints = Checkpoints(config.path("training"))
-    mesh.barrier()
-    newest = checkpoints.find(resume)
-    mesh.barrier()  # none writes before all have looked
-
-    data = Dataset(config.data, config.data.train, truth, analysis, config.training.analysis_share)
-    held_out = Dataset(config.data, config.data.validation, truth, analysis)
-    validation = Validation(held_out, config.training, config.seed)
-    trainer = Trainer(config, forecaster(config, truth), data, validation, checkpoints, mesh)
-    if newest is not None:
-        trainer.resume(newest)
-    elif config.training.start_from is not None:
-        take_over(trainer.model, config.training.start_from)
-    trainer.run()
+    with joined(config.training) as mesh:
+        newest = checkpoints.find(resume)
+        mesh.barrier()  # none writes before all have looked
+        data = Dataset(config.data, config.data.train, truth, analysis, config.training.analysis_share)
+        held_out = Dataset(config.data, config.data.validation, truth, analysis)
+        validation = Validation(held_out, config.training, config.seed)
+        trainer = Trainer(config, forecaster(config, truth), data, validation, checkpoints, mesh)
+        if newest is not None:
+            trainer.resume(newest)
+        elif config.training.start_from is not None:
+            take_over(trainer.model, config.training.start_from)
+        trainer.run()
     return checkpoints.folder
 
 
