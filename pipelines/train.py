@@ -32,15 +32,15 @@ def train(config: Config, resume: bool = False) -> Path:
         The training folder: `latest` and `best` checkpoints, `metrics.jsonl`, `curves.png`.
 
     Raises:
-        ForecastError: a store that does not fit the config, checkpoints that would be overwritten, a changed config,
-            a loss that is not finite, a signal to stop; processes that do not fit the mesh or each other.
+        ForecastError: a store or processes that do not fit the config, checkpoints that would be overwritten, a changed
+            config, a loss that is not finite, a signal to stop.
     """
-    truth = Store.open(config.path(config.store.path))
-    analysis = Store.open(config.path(config.store.analysis)) if config.store.analysis else None
     checkpoints = Checkpoints(config.path("training"))
     with joined(config.training) as mesh:
         newest = checkpoints.find(resume)
         mesh.barrier()  # none writes before all have looked
+        truth = Store.open(config.path(config.store.path))
+        analysis = Store.open(config.path(config.store.analysis)) if config.store.analysis else None
         data = Dataset(config.data, config.data.train, truth, analysis, config.training.analysis_share)
         held_out = Dataset(config.data, config.data.validation, truth, analysis)
         validation = Validation(held_out, config.training, config.seed)
@@ -63,18 +63,15 @@ def fields(data: DataSection, store: Store) -> Fields:
     """What a forecaster of these data reads and writes, with the store's statistics."""
     columns = {**store.statistics, "tendency_stdev": store.tendency_stdev(data.step)}
     predicted = (*data.prognostic, *data.diagnostic, *data.static)
+    places = store.position(predicted)
+    statistics = [{kind: float(x[v]) for kind, x in columns.items() if np.isfinite(x[v])} for v in places]
     return Fields(
         prognostic=data.prognostic,
         diagnostic=data.diagnostic,
         static=data.static,
         forcings=data.forcings,
-        latitudes=store.grid.latitudes,
-        longitudes=store.grid.longitudes,
-        areas=store.grid.areas,
-        statistics={
-            name: {kind: float(values[v]) for kind, values in columns.items() if np.isfinite(values[v])}
-            for name, v in zip(predicted, store.position(predicted), strict=True)
-        },
+        **{name: getattr(store.grid, name) for name in ("latitudes", "longitudes", "areas")},
+        statistics=dict(zip(predicted, statistics, strict=True)),
         normalisation=data.normalisation,
         masked=data.masked,
         step=int(data.step / np.timedelta64(1, "s")),
