@@ -11,7 +11,7 @@ import typer
 
 from forecast.core import config as configs
 from forecast.core import times
-from forecast.core.errors import ForecastError
+from forecast.core.errors import ForecastError, Stopped
 from forecast.core.progress import stdout
 from forecast.core.sections import OutputSection
 
@@ -288,6 +288,9 @@ def main() -> None:
     """Run the command line: a user's mistake is one line and exit code 1, a bug keeps its traceback."""
     try:
         app()
+    except Stopped as error:
+        print(f"forecast: {error}", file=sys.stderr)
+        sys.exit(error.code)
     except ForecastError as error:
         sys.exit(f"forecast: {error}")
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build
 from forecast.training.checkpoint import Checkpoints
 from forecast.training.mesh import joined
+from forecast.training.preempt import restarted
 from forecast.training.resume import take_over
 from forecast.training.trainer import Trainer
 from forecast.training.validate import Validation
@@ -35,10 +36,9 @@ def train(config: Config, resume: bool = False) -> Path:
         ForecastError: a store or processes that do not fit the config, checkpoints that would be overwritten, a changed
             config, a loss that is not finite, a signal to stop.
     """
-    checkpoints = Checkpoints(config.path("training"))
+    checkpoints = Checkpoints(config.path("training"), config.training.keep)
     with joined(config.training) as mesh:
-        newest = checkpoints.find(resume)
-        mesh.barrier()  # none writes before all have looked
+        newest = mesh.told(lambda: checkpoints.find(resume or restarted()))
         truth = Store.open(config.path(config.store.path))
         analysis = Store.open(config.path(config.store.analysis)) if config.store.analysis else None
         data = Dataset(config.data, config.data.train, truth, analysis, config.training.analysis_share)

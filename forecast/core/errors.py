@@ -1,4 +1,8 @@
-"""The one exception that the command line prints as a single line."""
+"""The exceptions that the command line prints as a single line."""
+
+from __future__ import annotations
+
+import os
 
 
 class ForecastError(Exception):
@@ -7,3 +11,12 @@ class ForecastError(Exception):
     Raised for everything that a user can mend (a config key, a file, a date). The CLI prints it
     without a traceback and exits with 1; every other exception is a bug and keeps its traceback.
     """
+
+
+class Stopped(ForecastError):
+    """Work that was asked to stop, has saved what it has, and goes on from there when started again."""
+
+    @property
+    def code(self) -> int:
+        """Exit code: EX_TEMPFAIL of sysexits.h; 0 under torchrun, which would start the processes again at once."""
+        return 0 if "TORCHELASTIC_RUN_ID" in os.environ else 75

@@ -126,6 +126,13 @@ class MeshSection(Section):
     parameters: Literal["replicated", "sharded"] = Field("replicated", description="weights: DDP, or FSDP2")
 
 
+class KeepSection(Section):
+    """Which checkpoints stay; the best one always does."""
+
+    last: int = Field(2, ge=1, description="the newest ones; with 2, a damaged one has one before it")
+    every: int | None = Field(None, ge=1, description="also those whose update is a multiple of this")
+
+
 class TrainingSection(Section):
     """How the forecaster is trained."""
 
@@ -145,6 +152,8 @@ class TrainingSection(Section):
     validation_starts: int = Field(4, ge=1)
     validation_steps: int = Field(4, ge=1, description="length of validation rollouts")
     checkpoint_every: int = Field(100, ge=1)
+    keep: KeepSection = Field(KeepSection(), description="which checkpoints stay (docs/checkpoints.md)")
+    wall_time: Duration | None = Field(None, description="of a job: a checkpoint and an orderly end come before it")
     device: Literal["cpu", "cuda", "auto"] = "auto"
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32", description="of matrix products, then also in forecasts; auto: bfloat16 where the device has it"

@@ -34,8 +34,8 @@ def save_forecaster(folder: Path, model: Forecaster, average: Mapping[str, Tenso
     if average is not None:
         whole = {**model.state_dict(), **average}  # what losses remember is no weight, and has no average
         _replace(folder / AVERAGE, lambda path: save_file(_plain(whole), path))
-    text = json.dumps(_describe(model, averaged=average is not None), indent=1, allow_nan=False)
-    _replace(folder / SIDE_CAR, lambda path: path.write_text(text + "\n"))
+    text = side_car(model, averaged=average is not None)
+    _replace(folder / SIDE_CAR, lambda path: path.write_text(text))
 
 
 def load_forecaster(folder: str | Path, averaged: bool = True) -> Forecaster:
@@ -45,18 +45,18 @@ def load_forecaster(folder: str | Path, averaged: bool = True) -> Forecaster:
         ForecastError: no checkpoint, a torn file, or one that another program wrote.
     """
     folder = Path(folder)
-    side_car = _read_side_car(folder)
+    described = read_side_car(folder)
     try:
         model = build(
-            TypeAdapter(ModelSection).validate_python(side_car["model"]),
-            Fields.from_json(side_car["fields"]),
-            LossSection.model_validate(side_car["loss"]),
+            TypeAdapter(ModelSection).validate_python(described["model"]),
+            Fields.from_json(described["fields"]),
+            LossSection.model_validate(described["loss"]),
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())
         raise ForecastError(f"{folder / SIDE_CAR} does not describe a forecaster of this version: {reason}") from None
-    model.precision = side_car.get("precision", "float32")
-    model.load_state_dict(load_weights(folder / (AVERAGE if averaged and side_car["averaged"] else WEIGHTS), model))
+    model.precision = described.get("precision", "float32")
+    model.load_state_dict(load_weights(folder / (AVERAGE if averaged and described["averaged"] else WEIGHTS), model))
     return model
 
 
@@ -78,8 +78,9 @@ def load_weights(path: Path, model: Forecaster) -> dict[str, Tensor]:
     return weights
 
 
-def _describe(model: Forecaster, averaged: bool) -> dict[str, Any]:
-    return {
+def side_car(model: Forecaster, averaged: bool) -> str:
+    """What else there is to know of a forecaster, beside its weights: JSON."""
+    about = {
         "format": FORMAT,
         "code_version": forecast.__version__,
         "averaged": averaged,
@@ -89,19 +90,25 @@ def _describe(model: Forecaster, averaged: bool) -> dict[str, Any]:
         "loss": model.loss.model_dump(mode="json"),
         "fields": model.fields.to_json(),
     }
+    return json.dumps(about, indent=1, allow_nan=False) + "\n"
 
 
-def _read_side_car(folder: Path) -> dict[str, Any]:
+def read_side_car(folder: Path) -> dict[str, Any]:
+    """The side-car as it was written.
+
+    Raises:
+        ForecastError: no checkpoint there, a torn one, or of another format.
+    """
     path = folder / SIDE_CAR
     try:
-        side_car = json.loads(path.read_text())
+        described = json.loads(path.read_text())
     except FileNotFoundError:
         raise ForecastError(f"{folder} holds no checkpoint: {SIDE_CAR} is missing") from None
     except (OSError, ValueError) as error:
         raise ForecastError(f"{path} is torn or no JSON: {error}") from None
-    if not isinstance(side_car, dict) or side_car.get("format") != FORMAT:
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise ForecastError(f"{path} is no checkpoint of this program: `format` must be {FORMAT}")
-    return side_car
+    return described
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,60 +5,126 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
+import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from forecast.core.errors import ForecastError
 from forecast.core.progress import console
+from forecast.core.sections import KeepSection
+from forecast.training.storage import Manifest, Writer, fingerprint, sync
 
 _MANIFEST = "files.json"
 _COUNTERS = "training.json"
-_MOMENTS = "optimizer.safetensors"
 
 
 class Checkpoints:
     """The checkpoints in `folder`: `update-00000100/` and so on, `latest` and `best`.
 
-    A checkpoint is written beside its place, flushed to disk and renamed, with a manifest of sizes and checksums, so
-    that a folder of that name is whole unless something else damaged it. Kept are the newest two and the best.
+    Tensors are copied, then written by a thread, each rank its part, beside their place; with a manifest of sizes and
+    checksums the whole is flushed to disk and renamed. So a folder of that name is whole unless something else damaged
+    it. On several ranks all call the same methods at the same update.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, keep: KeepSection | None = None) -> None:
+        self.folder, self.keep = folder, keep or KeepSection()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[float] | None = None
+        self._group: dist.ProcessGroup | None = None
+        self.seconds = 0.0
+        """what the slowest write took"""
 
-    def save(self, update: int, write: Callable[[Path], None], best: bool = False) -> Path:
-        """Let `write` fill a folder, publish it as the checkpoint after `update` updates; returns its path.
+    def save(
+        self, update: int, tensors: dict[str, Tensor], describe: Callable[[Path], None], best: bool = False
+    ) -> Path:
+        """Begin to write the checkpoint after `update` updates; returns the path that it will have.
+
+        Args:
+            tensors: `<group>/<name>` -> tensor; copied before this returns.
+            describe: writes what is no tensor into a folder; called later, on the first rank only.
 
         Raises:
-            ForecastError: the disk is full or the folder can't be written; earlier checkpoints stay as they are.
+            ForecastError: the write before this one failed.
         """
+        self.wait()
+        if dist.is_initialized() and self._group is None:  # its messages must not mix with those of training
+            self._group = dist.new_group(backend="gloo")
+        staged = BlockingAsyncStager().stage(tensors)
         target = self.folder / f"update-{update:08d}"
-        partial = target.with_suffix(".partial")
-        try:
+        self._writing = self._thread.submit(self._write, target, staged, describe, best)
+        return target
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last write has come to a bad end by now, which `wait` raises."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
+
+    def wait(self) -> None:
+        """Let the last write come to its end.
+
+        Raises:
+            ForecastError: it failed: the disk is full, the folder can't be written; earlier checkpoints stay.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self.seconds = max(self.seconds, writing.result())
+
+    def close(self) -> None:
+        """Let the last write come to its end, good or bad."""
+        if self._writing is not None:
+            wait([self._writing])
+
+    def _write(self, target: Path, tensors: dict[str, Tensor], describe: Callable[[Path], None], best: bool) -> float:
+        began, partial = time.monotonic(), target.with_suffix(".partial")
+
+        def prepare() -> None:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            write(partial)
-            manifest = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
-            _write_json(partial / _MANIFEST, manifest)
-            for path in [*partial.iterdir(), partial]:
-                _sync(path)
-            shutil.rmtree(target, ignore_errors=True)  # only a damaged one can be in the way
-            partial.rename(target)
-            _sync(self.folder)
-            self._link("latest", target)
-            if best:
-                self._link("best", target)
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ForecastError(f"can't write checkpoint {target}: {reason}; the one before is untouched") from error
+
+        def finish(manifest: Manifest) -> None:
+            describe(partial)
+            self._publish(partial, target, manifest, best)
+
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+                dcp.save(tensors, storage_writer=Writer(partial, prepare, finish), process_group=self._group)
+        except CheckpointException as error:
+            rank, (cause, _) = min(error.failures.items())
+            if not isinstance(cause, OSError | SafetensorError):
+                raise cause from error
+            where = f" (rank {rank})" if dist.is_initialized() else ""
+            reason = getattr(cause, "strerror", None) or cause
+            raise ForecastError(
+                f"can't write checkpoint {target}: {reason}{where}; the one before is untouched"
+            ) from cause
+        return time.monotonic() - began
+
+    def _publish(self, partial: Path, target: Path, manifest: Manifest, best: bool) -> None:
+        for path in set(partial.iterdir()) - {partial / name for name in manifest}:
+            manifest[path.name] = fingerprint(path)
+            sync(path)
+        write_json(partial / _MANIFEST, dict(sorted(manifest.items())))
+        sync(partial / _MANIFEST)
+        sync(partial)
+        shutil.rmtree(target, ignore_errors=True)  # only a damaged one can be in the way
+        partial.rename(target)
+        sync(self.folder)
+        self._link("latest", target)
+        if best:
+            self._link("best", target)
         self._prune()
-        return target
 
     def find(self, resume: bool) -> Path | None:
         """The newest whole checkpoint to go on from, or None to begin; says which damaged ones it passes over.
@@ -66,7 +132,7 @@ class Checkpoints:
         Raises:
             ForecastError: there are checkpoints but none is to be resumed, or all of them are damaged.
         """
-        there = sorted(self.folder.glob("update-????????"), reverse=True)
+        there = self._all()[::-1]
         if there and not resume:
             raise ForecastError(f"{self.folder} holds checkpoints: go on with --resume, or train elsewhere with --out")
         for path in there:
@@ -87,6 +153,9 @@ class Checkpoints:
         elif best_update is not None:  # removed in favour of one that was damaged since
             self._link("best", newest)
 
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob("update-????????"))
+
     def _link(self, name: str, target: Path) -> None:
         fresh = self.folder / f"{name}.partial"
         fresh.unlink(missing_ok=True)
@@ -94,7 +163,9 @@ class Checkpoints:
         os.replace(fresh, self.folder / name)
 
     def _prune(self) -> None:
-        kept = sorted(self.folder.glob("update-????????"))[-2:]
+        there = self._all()
+        kept = there[-self.keep.last :]
+        kept += [path for path in there if self.keep.every and _update(path) % self.keep.every == 0]
         kept += [(self.folder / name).resolve() for name in ("latest", "best")]
         names = {path.name for path in kept}
         for path in self.folder.glob("update-*"):
@@ -102,28 +173,24 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def write_state(folder: Path, counters: dict[str, Any], moments: dict[str, Tensor]) -> None:
-    """What training needs besides the forecaster: counters (JSON) and the optimiser's tensors."""
-    _write_json(folder / _COUNTERS, counters)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in moments.items()}, folder / _MOMENTS)
+def write_counters(folder: Path, counters: dict[str, Any]) -> None:
+    """What training needs besides tensors."""
+    write_json(folder / _COUNTERS, counters)
 
 
-def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Counters and optimiser tensors of a checkpoint."""
-    return json.loads((folder / _COUNTERS).read_text()), load_file(folder / _MOMENTS)
+def read_counters(folder: Path) -> dict[str, Any]:
+    """What `write_counters` wrote."""
+    counters: dict[str, Any] = json.loads((folder / _COUNTERS).read_text())
+    return counters
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Content as JSON for people to read as well."""
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _fingerprint(path: Path) -> list[int]:
-    """Size and CRC-32 of a file."""
-    crc, size = 0, 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            crc, size = zlib.crc32(block, crc), size + len(block)
-    return [size, crc]
+def _update(path: Path) -> int:
+    return int(path.name.removeprefix("update-"))
 
 
 def _fault(folder: Path) -> str | None:
@@ -131,7 +198,7 @@ def _fault(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
         for name, expected in manifest.items():
-            size, crc = _fingerprint(folder / name)
+            size, crc = fingerprint(folder / name)
             if size != expected[0]:
                 return f"{name} has {size} of {expected[0]} bytes"
             if crc != expected[1]:
@@ -139,12 +206,3 @@ def _fault(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{getattr(error, 'filename', None) or _MANIFEST} is missing or unreadable"
     return None
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

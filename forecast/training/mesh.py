@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from forecast.core.errors import ForecastError
+from forecast.core.errors import ForecastError, Stopped
 from forecast.core.progress import console
 from forecast.core.sections import TrainingSection
 from forecast.core.world import World, world
@@ -108,6 +110,31 @@ class Mesh:
         """Whether any process says so; all hear the same."""
         return bool(self.sum(torch.tensor(int(flag), device=device if self.spread else "cpu")).item())
 
+    def gather(self, values: Sequence[float], device: torch.device | str = "cpu") -> np.ndarray:
+        """(processes, values) everybody's few numbers, to all."""
+        table = torch.zeros(self.size, len(values), dtype=torch.float64)
+        table[self.rank] = torch.tensor(values, dtype=torch.float64)
+        return self.sum(table.to(device) if self.spread else table).cpu().numpy()
+
+    def told(self, find: Callable[[], Path | None]) -> Path | None:
+        """What rank 0 finds, to all, who wait meanwhile.
+
+        Raises:
+            ForecastError: on all, if rank 0 meets one.
+        """
+        found, fault = None, ""
+        if self.first:
+            try:
+                found = find()
+            except ForecastError as error:
+                fault = str(error)
+        self.barrier()
+        fault = self.broadcast(fault) or ""
+        if fault:
+            raise ForecastError(fault)
+        path = self.broadcast(str(found) if found else None)
+        return Path(path) if path else None
+
     def broadcast(self, text: str | None) -> str | None:
         """What rank 0 says, to all."""
         if self.store is None:
@@ -129,6 +156,10 @@ class Mesh:
         """
         try:
             yield
+        except Stopped as stopped:  # all stop together
+            if self.first:
+                raise
+            raise SystemExit(stopped.code) from None
         except ForecastError as error:
             if not self._speaks():
                 raise SystemExit(1) from None

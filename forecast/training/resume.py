@@ -14,17 +14,20 @@ from forecast.core.errors import ForecastError
 from forecast.core.progress import console
 from forecast.core.times import format_duration
 from forecast.models.forecaster import Forecaster
-from forecast.models.serialise import SIDE_CAR, load_forecaster
+from forecast.models.serialise import load_forecaster, read_side_car
 from forecast.training.curriculum import Curriculum
 
 _SECTIONS = ("seed", "data", "model", "loss", "training")
 _HARMLESS = {
     "data.prefetch",
+    "data.workers",
     "model.activation_checkpointing",
     "training.accumulate",
     "training.checkpoint_every",
     "training.compile",
     "training.device",
+    "training.keep.every",
+    "training.keep.last",
     "training.mesh.data",
     "training.mesh.ensemble",
     "training.mesh.grid",
@@ -32,6 +35,7 @@ _HARMLESS = {
     "training.stages",  # compared update by update
     "training.start_from",
     "training.validate_every",
+    "training.wall_time",
 }
 
 
@@ -72,7 +76,7 @@ def check_fields(model: Forecaster, folder: Path) -> None:
     Raises:
         ForecastError: the statistics or the grid differ.
     """
-    saved = json.loads((folder / SIDE_CAR).read_text())["fields"]
+    saved = read_side_car(folder)["fields"]
     if saved != json.loads(json.dumps(model.fields.to_json())):
         raise ForecastError(f"can't resume from {folder}: the store has changed (other statistics or grid) since then")
 

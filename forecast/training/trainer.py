@@ -6,6 +6,7 @@ was killed goes on from its last checkpoint to the same bits.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,22 +20,22 @@ import numpy as np
 import torch
 
 from forecast.core.config import Config
-from forecast.core.errors import ForecastError
+from forecast.core.errors import ForecastError, Stopped
 from forecast.core.times import format_time
 from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset
 from forecast.data.loader import batches
 from forecast.data.sampler import Draw, draw
 from forecast.models.forecaster import Forecaster
-from forecast.models.serialise import AVERAGE, WEIGHTS, load_weights, save_forecaster
-from forecast.training import parallelize
-from forecast.training.checkpoint import Checkpoints, read_state, write_state
+from forecast.models.serialise import SIDE_CAR, side_car
+from forecast.training import parallelize, state
+from forecast.training.checkpoint import Checkpoints, read_counters, write_counters
 from forecast.training.curriculum import Curriculum
 from forecast.training.ema import Average
 from forecast.training.mesh import Mesh
 from forecast.training.monitor import Monitor, Unwatched
 from forecast.training.optimizers import Optimizers
-from forecast.training.preempt import stop_signals
+from forecast.training.preempt import REASONS, Stop, WallTime, stop_signals
 from forecast.training.resume import check_fields, check_unchanged, plain
 from forecast.training.techniques.base import Now, Run, Terms
 from forecast.training.techniques.compose import Techniques
@@ -86,11 +87,10 @@ class Trainer:
         Raises:
             ForecastError: the config or the store has changed since.
         """
-        self.counters, moments = read_state(folder)
+        self.counters = read_counters(folder)
         check_unchanged(self.config, self.counters.pop("config"), self.counters["update"])
         check_fields(self.model, folder)
-        self.model.load_state_dict(load_weights(folder / WEIGHTS, self.model))
-        self.average.load(load_weights(folder / AVERAGE, self.model))
+        moments = state.restore(folder, self.model, self.average)
         self.optimizer.load(self.model, moments)
         self.techniques.load(moments, self.counters.pop("techniques", {}))
         self.checkpoints.restore_links(folder, self.counters["best_update"])
@@ -99,15 +99,18 @@ class Trainer:
         """Make the updates that are left.
 
         Raises:
-            ForecastError: a loss or gradient that is not finite, or a signal to stop (after a checkpoint).
+            ForecastError: a loss or gradient that is not finite, a checkpoint that can't be written.
+            Stopped: after a checkpoint, because of a signal or the end of the job's time.
         """
         done, total = self.counters["update"], self.curriculum.updates
         kind = Monitor if self.mesh.first else Unwatched
         monitor = kind(self.checkpoints.folder, done, self.counters["metrics"], self.counters["seconds"])
         epoch = self._draw(done - 1).epoch if done else 0
+        limit = WallTime(self.section.wall_time)
         with (
             monitor.running(total),
             stop_signals() as stop,
+            closing(self.checkpoints),
             closing(
                 batches(self.data, self._pieces(done), self.device, self.config.data.prefetch, self.config.data.workers)
             ) as loaded,
@@ -119,11 +122,21 @@ class Trainer:
                 pieces = (batch for _, batch in itertools.islice(loaded, self.section.accumulate))
                 monitor.update(done, self._update(update, pieces))
                 best = self._due(done, self.section.validate_every) and self._validate(done, monitor)
-                stopped = self.mesh.any(bool(stop.signal), self.device)
-                if best or stopped or self._due(done, self.section.checkpoint_every):
+                reason = self._asked(stop, limit)
+                if best or reason or self._due(done, self.section.checkpoint_every):
                     self._save(done, monitor, best)
-                if stopped and done < total:
-                    raise ForecastError(f"{stop.signal or 'stopped'} after update {done}: saved, go on with --resume")
+                if reason and done < total:
+                    self.checkpoints.wait()
+                    raise Stopped(f"{reason} after update {done}: saved, go on with --resume")
+            self.checkpoints.wait()
+
+    def _asked(self, stop: Stop, limit: WallTime) -> str:
+        """Why all processes are to stop, if any of them has been asked to; a write that failed is raised by all."""
+        mine = stop.signal or limit.reached(self.checkpoints.seconds)
+        all_say = self.mesh.gather([REASONS.index(mine), self.checkpoints.failed], self.device)
+        if all_say[:, 1].any():
+            self.checkpoints.wait()
+        return REASONS[int(all_say[:, 0].max())]
 
     def _draw(self, update: int) -> Draw:
         plan, size = self.curriculum.at(update), self.section.batch_size
@@ -179,15 +192,15 @@ class Trainer:
 
     def _save(self, done: int, monitor: Monitor, best: bool) -> None:
         self.counters |= {"update": done, "metrics": monitor.sync(), "seconds": monitor.seconds}
-        if not self.mesh.first:
-            return
+        notes = {"config": plain(self.config), "techniques": self.techniques.notes()}
+        counters, about = copy.deepcopy({**self.counters, **notes}), side_car(self.model, averaged=True)
 
-        def write(folder: Path) -> None:
-            save_forecaster(folder, self.model, self.average.weights)
-            counters = {**self.counters, "config": plain(self.config), "techniques": self.techniques.notes()}
-            write_state(folder, counters, self.optimizer.moments(self.model) | self.techniques.tensors())
+        def describe(folder: Path) -> None:
+            (folder / SIDE_CAR).write_text(about)
+            write_counters(folder, counters)
 
-        self.checkpoints.save(done, write, best)
+        moments = self.optimizer.moments(self.model) | self.techniques.tensors()
+        self.checkpoints.save(done, state.gather(self.model, self.average, moments), describe, best)
 
 
 def _check_finite(update: int, values: dict[str, float], starts: list[np.datetime64]) -> None:

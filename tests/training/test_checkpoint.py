@@ -7,17 +7,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from forecast.core.errors import ForecastError
 from forecast.training.checkpoint import Checkpoints
 
 
-def fill(text: str):  # noqa: ANN201
-    def write(folder: Path) -> None:
-        (folder / "weights").write_text(text * 100)
-        (folder / "counters").write_text(text)
-
-    return write
+def saved(checkpoints: Checkpoints, update: int, text: str, best: bool = False) -> Path:
+    """A checkpoint of a tensor and a file that hold `text`."""
+    tensors = {"model/x": torch.tensor([ord(letter) for letter in text] * 100)}
+    path = checkpoints.save(update, tensors, lambda folder: (folder / "counters").write_text(text), best)
+    checkpoints.wait()
+    return path
 
 
 def held(folder: Path) -> list[str]:
@@ -27,7 +28,7 @@ def held(folder: Path) -> list[str]:
 def test_kept_are_the_newest_two_and_the_best(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     for update in (5, 10, 15, 20):
-        checkpoints.save(update, fill(str(update)), best=update == 5)
+        saved(checkpoints, update, str(update), best=update == 5)
     assert held(tmp_path) == ["best", "latest", "update-00000005", "update-00000015", "update-00000020"]
     assert (tmp_path / "latest" / "counters").read_text() == "20"
     assert (tmp_path / "best" / "counters").read_text() == "5"
@@ -36,7 +37,7 @@ def test_kept_are_the_newest_two_and_the_best(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "training")
     assert checkpoints.find(resume=False) is None and checkpoints.find(resume=True) is None
-    checkpoints.save(5, fill("a"))
+    saved(checkpoints, 5, "a")
     with pytest.raises(ForecastError, match="go on with --resume, or train elsewhere with --out"):
         checkpoints.find(resume=False)
     assert checkpoints.find(resume=True) == tmp_path / "training" / "update-00000005"
@@ -47,13 +48,13 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_message(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(5, fill("a"))
-    newest = checkpoints.save(10, fill("b"))
-    weights, manifest = newest / "weights", newest / "files.json"
+    saved(checkpoints, 5, "a")
+    newest = saved(checkpoints, 10, "b")
+    weights, manifest = newest / "model.safetensors", newest / "files.json"
     if damage == "cut":
         os.truncate(weights, 50)
     elif damage == "changed":
-        weights.write_text("c" * 100)
+        weights.write_bytes(weights.read_bytes()[:-1] + b"c")
     elif damage == "gone":
         weights.unlink()
     elif damage == "no manifest":
@@ -63,13 +64,13 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_message(
     assert checkpoints.find(resume=True) == tmp_path / "update-00000005"
     message = capsys.readouterr().err
     assert "update-00000010 is damaged (" in message and "falling back to the one before" in message
-    checkpoints.save(10, fill("b"))  # training gets there again
+    saved(checkpoints, 10, "b")  # training gets there again
     assert checkpoints.find(resume=True) == newest
 
 
 def test_all_damaged_is_an_error(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    (checkpoints.save(5, fill("a")) / "weights").unlink()
+    (saved(checkpoints, 5, "a") / "model.safetensors").unlink()
     with pytest.raises(ForecastError, match="every checkpoint in .* is damaged"):
         checkpoints.find(resume=True)
 
@@ -77,24 +78,25 @@ def test_all_damaged_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path: Path, code: int) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(5, fill("a"))
+    saved(checkpoints, 5, "a")
 
     def fail(folder: Path) -> None:
-        (folder / "weights").write_text("half")
+        (folder / "counters").write_text("half")
         raise OSError(code, os.strerror(code))
 
+    checkpoints.save(10, {"model/x": torch.ones(3)}, fail)
     with pytest.raises(ForecastError, match="can't write checkpoint .*; the one before is untouched"):
-        checkpoints.save(10, fail)
+        checkpoints.wait()
     assert checkpoints.find(resume=True) == tmp_path / "update-00000005"
     assert (tmp_path / "latest").resolve().name == "update-00000005"
-    checkpoints.save(10, fill("b"))
+    saved(checkpoints, 10, "b")
     assert held(tmp_path) == ["latest", "update-00000005", "update-00000010"]
 
 
 def test_links_are_restored_after_a_kill_between_checkpoint_and_links(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(5, fill("a"), best=True)
-    checkpoints.save(10, fill("b"))
+    saved(checkpoints, 5, "a", best=True)
+    saved(checkpoints, 10, "b")
     (tmp_path / "latest").unlink()
     (tmp_path / "best").unlink()
     checkpoints.restore_links(tmp_path / "update-00000010", best_update=5)
@@ -104,8 +106,8 @@ def test_links_are_restored_after_a_kill_between_checkpoint_and_links(tmp_path: 
 
 def test_a_best_that_is_gone_is_replaced_by_what_is_there(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(5, fill("a"))
-    damaged = checkpoints.save(10, fill("b"), best=True)
-    (damaged / "weights").unlink()
+    saved(checkpoints, 5, "a")
+    damaged = saved(checkpoints, 10, "b", best=True)
+    (damaged / "model.safetensors").unlink()
     checkpoints.restore_links(tmp_path / "update-00000005", best_update=3)
     assert (tmp_path / "best").resolve().name == "update-00000005"

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from forecast.core import seeding
 from forecast.core.config import Config
-from forecast.training import monitor
+from forecast.training import checkpoint, monitor
 from pipelines.train import train
 from tests import tiny
 
@@ -117,9 +118,22 @@ def fail_at(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
+class AtOnce:
+    """In place of the thread that writes, so that operations have one order."""
+
+    def __init__(self, *about: Any, **named: Any) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
 def every_disk_operation(archive: Path, root: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
     short = {"stages": [{"updates": 4, "lr": 1e-3}], "checkpoint_every": 1, "validate_every": 2, "validation_starts": 1}
     monkeypatch.setattr(monitor, "plot", lambda metrics, picture: None)
+    monkeypatch.setattr(checkpoint, "ThreadPoolExecutor", AtOnce)
     with pytest.MonkeyPatch.context() as patch:
         calls = fail_at(-1, patch)
         train(tiny.config(root / "whole", archive, **short))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from forecast.core.sections import Stage, TrainingSection
-from forecast.training.checkpoint import read_state, write_state
 from forecast.training.muon import Muon
 from forecast.training.optimizers import Optimizers
 
@@ -65,14 +65,12 @@ def test_state_is_restored_to_the_bit(name: str, tmp_path: Path) -> None:
     net = model()
     optimizer = Optimizers(net, section(name))
     steps(net, optimizer, 0, 5)
-    write_state(tmp_path, {"update": 5}, optimizer.moments(net))
+    save_file({name: moment.contiguous() for name, moment in optimizer.moments(net).items()}, tmp_path / "moments")
 
     again = model(seed=1)
     again.load_state_dict(net.state_dict())
     restored = Optimizers(again, section(name))
-    counters, moments = read_state(tmp_path)
-    restored.load(again, moments)
-    assert counters == {"update": 5}
+    restored.load(again, load_file(tmp_path / "moments"))
     kept, back = optimizer.moments(net), restored.moments(again)
     assert kept.keys() == back.keys() and len(kept) == {"adamw": 18, "muon": 14}[name]
     assert all(kept[key].equal(back[key]) and kept[key].abs().sum() > 0 for key in kept)
