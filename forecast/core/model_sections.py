@@ -37,7 +37,7 @@ class Bound(Section):
     minimum: float | None = Field(None, description="of the variable, or of the fraction")
     maximum: float | None = None
     of: str | None = Field(None, description="a predicted variable; output is the fraction of it, e.g. cp of tp")
-    leak: float = Field(0.0, ge=0, lt=1, description="slope beyond the limits, so that a gradient passes")
+    leak: float = Field(0.0, ge=0, lt=1, description="slope beyond the limits in training, so that a gradient passes")
 
     @model_validator(mode="after")
     def _has_limits(self) -> Bound:
@@ -52,19 +52,25 @@ class GraphTransformerSection(Section):
     """Graph transformer of the AIFS-CRPS kind: grid -> mesh -> grid (docs/aifs_crps.md)."""
 
     kind: Literal["graph_transformer"] = "graph_transformer"
-    blocks: Literal["compact", "full"] = Field(
-        "compact", description="full: transformer blocks of the mesh's width on the grid too, as published"
+    blocks: Literal["compact", "full", "direct"] = Field(
+        "compact",
+        description="full: transformer blocks of the mesh's width on the grid too, as published; direct: no mesh, the "
+        "processor works on the data's points",
     )
     mesh_refinement: int = Field(3, ge=0, le=7, description="icosahedral refinements: 3 = 642 nodes")
-    mesh: str | None = Field(None, description="mesh by name (O96, HN32, ico5), in place of mesh_refinement")
+    mesh: str | None = Field(None, description="mesh by name (O96, HN32, ico5; data: its points), not mesh_refinement")
     mesh_region: bool = Field(False, description="keep only mesh nodes near the grid (regional grids)")
     width: int = Field(128, ge=8)
     heads: int = Field(4, ge=1)
     layers: int = Field(4, ge=1)
     mlp_ratio: float = Field(2.0, gt=0)
-    processor: Literal["graph", "window", "dense"] = Field(
-        "graph", description="attention to mesh neighbours, to nodes that are near in their order, or to all nodes"
+    processor: Literal["graph", "window", "dense", "harmonic"] = Field(
+        "graph",
+        description="attention to mesh neighbours, to nodes that are near in their order, or to all nodes; harmonic: "
+        "filters in spherical harmonics and their gradients",
     )
+    truncation: int = Field(21, ge=1, description="T of processor: harmonic")
+    filters: int = Field(32, ge=1, description="filtered fields of each harmonic layer")
     window: int = Field(512, ge=1, description="nodes to each side, of processor: window")
     qk_norm: bool = Field(False, description="norm queries and keys of window and of full graph attention")
     grid_width: int = Field(64, ge=8, description="of compact blocks: features per grid point, where most nodes are")
@@ -96,6 +102,12 @@ class GraphTransformerSection(Section):
             if getattr(self, width) % getattr(self, heads):
                 given = f"model.{heads}={getattr(self, heads)} must divide model.{width}={getattr(self, width)}"
                 raise ValueError(given)
+        return self
+
+    @model_validator(mode="after")
+    def _direct_on_data(self) -> GraphTransformerSection:
+        if self.blocks == "direct" and self.mesh != "data":
+            raise ValueError("model.blocks=direct has no mesh of its own: set model.mesh to data")
         return self
 
     @model_validator(mode="after")

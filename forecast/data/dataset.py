@@ -24,7 +24,7 @@ class Sample:
         states: (T, V, G) float32, physical units; T = input_steps + rollout, V = prognostic then diagnostic.
         forcings: (T, G, F) float32, computed forcings then static fields.
         dates: (T,) datetime64[s].
-        from_analysis: whether the first input_steps states are analyses, as all are where truth serves as the analysis.
+        from_analysis: whether the first input_steps states are analyses; truth serves as such where none are drawn.
         key: identity of the sample. place: position of its first state in the store.
     """
 
@@ -122,8 +122,8 @@ class Dataset:
         if self.analysis is not None and seeding.uniform(seeding.key(key, "analysis"), 1)[0] < self.analysis_share:
             begin = self.analysis
         stores = (begin,) * inputs + (self.truth,) * rollout
-        return Window(tuple(zip(stores, times.tolist(), strict=True)), self.truth.dates[times],
-                      begin is not self.truth or self.analysis is None, key, first)  # fmt: skip
+        analysed = begin is not self.truth or not self.analysis_share  # the truth serves where no analysis is drawn
+        return Window(tuple(zip(stores, times.tolist(), strict=True)), self.truth.dates[times], analysed, key, first)
 
     def read(self, first: int, rollout: int, key: int) -> Sample:
         """The window of `rollout` steps whose first state lies at position `first`; each state is read once."""

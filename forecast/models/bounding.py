@@ -18,7 +18,7 @@ class Bounds(nn.Module):
     """Bounds of a config, applied in their order to normalised states.
 
     A fraction's column holds min(max(x, minimum), maximum) times the total, in the total's physical units, so that cp
-    is never more than tp. With a leak the limits are soft: a slope remains beyond them.
+    is never more than tp. With a leak the limits are soft in training: a slope remains beyond them.
 
     Args:
         bounds: of the config. fields: of the forecaster.
@@ -44,15 +44,16 @@ class Bounds(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         """(..., V) -> (..., V), normalised."""
         for bound, columns, total in zip(self.bounds, self.columns, self.totals, strict=True):
+            leak = bound.leak if self.training else 0.0
             low = -math.inf if bound.minimum is None else bound.minimum
             high = math.inf if bound.maximum is None else bound.maximum
             parts = list(state.unbind(-1))
             for v in columns:
                 if total is None:
                     lowest, highest = (self._alone(v)(state.new_tensor([limit])) for limit in (low, high))
-                    parts[v] = _limited(parts[v], lowest, highest, bound.leak)
+                    parts[v] = _limited(parts[v], lowest, highest, leak)
                 else:
-                    fraction = _limited(parts[v], state.new_tensor(low), state.new_tensor(high), bound.leak)
+                    fraction = _limited(parts[v], state.new_tensor(low), state.new_tensor(high), leak)
                     whole = self._alone(total).inverse(parts[total][..., None])
                     parts[v] = self._alone(v)(fraction[..., None] * whole)[..., 0]
             state = torch.stack(parts, dim=-1)

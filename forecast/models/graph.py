@@ -154,7 +154,7 @@ def build(latitudes: np.ndarray, longitudes: np.ndarray, section: GraphTransform
 
 
 def _draw(grid: np.ndarray, section: GraphTransformerSection) -> cache.Arrays:
-    levels, order = _mesh(section)
+    levels, order = ([grid], np.arange(len(grid))) if section.mesh == "data" else _mesh(section)
     reach = 1.5 * np.sqrt(4 * np.pi / len(levels[-1]))
     everywhere = np.full(len(levels[-1]), True)
     near = cKDTree(grid).query(levels[-1])[0] < reach if section.mesh_region else everywhere

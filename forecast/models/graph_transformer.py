@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from torch_geometric.data import HeteroData
 
 from forecast.core.model_sections import GraphTransformerSection
-from forecast.models import compact, full
+from forecast.models import compact, direct, full
 from forecast.models.features import Features, Network
+from forecast.models.harmonic import HarmonicLayer, Waves
 from forecast.models.noise import NoiseEmbedding
 
 
@@ -22,13 +23,17 @@ class GraphTransformer(Network):
 
     def __init__(self, section: GraphTransformerSection, graph: HeteroData, inputs: int, outputs: int) -> None:
         super().__init__()
-        blocks: Any = full if section.blocks == "full" else compact
+        blocks: Any = {"compact": compact, "full": full, "direct": direct}[section.blocks]
         self.noise_shape = (graph["mesh"].num_nodes, section.noise_channels)
         self.recompute = section.activation_checkpointing in ("layer", "both")
         self.keeps = section.activation_checkpointing == "layer"  # else every step of a rollout would keep its own
         self.encoder = blocks.Encoder(section, graph, inputs)
         self.noise = NoiseEmbedding(section.noise_channels, section.noise_hidden)
-        self.layers = nn.ModuleList(blocks.ProcessorLayer(section, graph) for _ in range(section.layers))
+        if section.processor == "harmonic":
+            waves = Waves(section.truncation, graph["mesh"].x)
+            self.layers = nn.ModuleList(HarmonicLayer(section, waves) for _ in range(section.layers))
+        else:
+            self.layers = nn.ModuleList(blocks.ProcessorLayer(section, graph) for _ in range(section.layers))
         self.decoder = blocks.Decoder(section, graph, inputs, outputs)
         self.hidden_width, self.latent_width = self.decoder.hidden_width, section.width
 

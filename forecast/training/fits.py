@@ -51,7 +51,10 @@ def check_grids(config: Config, grid: Grid) -> None:
     model = config.model
     if model.kind != "graph_transformer":
         return
-    nodes = 10 * 4**model.mesh_refinement + 2 if model.mesh is None else _named("model.mesh", model.mesh).size
+    if model.mesh is None:
+        nodes = 10 * 4**model.mesh_refinement + 2
+    else:
+        nodes = grid.size if model.mesh == "data" else _named("model.mesh", model.mesh).size
     if nodes > grid.size and not model.mesh_region:
         key = "model.mesh_refinement" if model.mesh is None else "model.mesh"
         raise ForecastError(

@@ -63,7 +63,6 @@ def test_a_window_holds_the_states_and_forcings_of_its_dates(pair: tuple[Store, 
     np.testing.assert_array_equal(sample.states, pair[0].read(slice(7, 11), ["z_500", "t_850", "tp"]))
     np.testing.assert_array_equal(sample.dates, tiny.DATES[7:11])
     np.testing.assert_array_equal(sample.forcings, data.forcings(tiny.DATES[7:11]))
-    assert not sample.from_analysis
 
 
 def test_inputs_come_from_the_analysis_and_targets_from_the_truth(pair: tuple[Store, Store]) -> None:
@@ -81,6 +80,13 @@ def test_the_analysis_is_chosen_by_key_in_the_share_asked_for(pair: tuple[Store,
     assert chosen.mean() == pytest.approx(0.3, abs=0.08)  # 3.5 standard errors
     again = [data.read(20, 1, seeding.key(1, "sample", n)).from_analysis for n in range(20)]
     np.testing.assert_array_equal(again, chosen[:20])
+
+
+def test_where_no_analysis_is_drawn_truth_serves_as_one(pair: tuple[Store, Store]) -> None:
+    """Forecasts start with the flag of an analysis: training must have seen it."""
+    sample = dataset(pair, share=0.0).read(7, 2, key=1)
+    assert sample.from_analysis
+    np.testing.assert_array_equal(sample.states[:2], pair[0].read(slice(7, 9), ["z_500", "t_850", "tp"]))
 
 
 def test_each_state_is_read_once(pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
