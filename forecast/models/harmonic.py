@@ -92,7 +92,7 @@ class Waves(nn.Module):
 
 
 class HarmonicLayer(nn.Module):
-    """x += MLP(CLN(x), filtered fields of CLN(x) and their gradients); the MLP multiplies two linear maps (Shazeer 2020).
+    """x += MLP(CLN(x), filtered fields of CLN(x), their gradients); the MLP multiplies two linear maps (Shazeer 2020).
 
     What a fluid does is made of just that: a filter that turns vorticity into a streamfunction, gradients, products.
     After spherical Fourier neural operators (Bonev et al. 2023), whose filters depend on the degree alone, too.
