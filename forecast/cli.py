@@ -249,7 +249,7 @@ def verify(
     """Score forecasts and baselines side by side; the report follows."""
     from forecast.core.sections import VerificationSection
     from forecast.verification.score import score
-    from pipelines import verify
+    from pipelines import scoring, verify
 
     if truth is None:
         if len(forecasts) > 1:
@@ -257,7 +257,7 @@ def verify(
         typer.echo(verify.verify(_load(forecasts[0], settings, out))[1])
     else:
         section = configs.adjusted(VerificationSection, "verification", tuple(settings or ()))
-        labelled, how = verify.labels([Path(name) for name in forecasts]), verify.options(section)
+        labelled, how = verify.labels([Path(name) for name in forecasts]), scoring.options(section)
         typer.echo(score(labelled, truth, out or Path("scores"), analysis=analysis, **how).path)
 
 

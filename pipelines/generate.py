@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from forecast.core.config import Config
+from forecast.core.config import Config, adjusted
+from forecast.core.sections import VerificationSection
 from forecast.core.store import Store
 from forecast.inference import ensemble
 from forecast.inference.share import Part
@@ -32,7 +33,8 @@ def generate(config: Config, part: Part = (0, 1), scoring: Scoring | None = None
     Raises:
         ForecastError: no checkpoint, starts without initial states, a store made with other settings, a full disk.
     """
-    section, analysis, along = config.forecast, systems.analyses(config), scoring.options if scoring else {}
+    section, analysis = config.forecast, systems.analyses(config)
+    along = scoring.of(_scored(config)).options if scoring else {}
     outputs.check(config, scoring is None or scoring.store)
     starts, learnt = section.starts.times(), systems.learnt(config, config.path("training") / "best", analysis)
     learnt[0].check(starts)
@@ -75,6 +77,14 @@ def run(
     store = Store.open(analysis) if analysis else systems.analyses(config)
     learnt, settings = systems.learnt(config, checkpoint, store)
     learnt.check(starts)
-    batch, along = config.forecast.member_batch, scoring.options if scoring else {}
+    own = tuple(change for change in changes if change.startswith("verification."))
+    section = adjusted(VerificationSection, "verification", own)
+    batch, along = config.forecast.member_batch, scoring.of(section).options if scoring else {}
     along |= clusters.options(cluster, checkpoint, out, analysis, changes) if cluster else {}
     return ensemble.generate(learnt, starts, members, lead, out, batch, part, settings, **along)
+
+
+def _scored(config: Config) -> VerificationSection:
+    """How a config's forecasts are scored, as `forecast verify` on the config would."""
+    section = config.verification
+    return section.model_copy(update={"climatology": section.climatology or config.data.train})

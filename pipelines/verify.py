@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from forecast.core.config import Config
-from forecast.core.sections import VerificationSection
 from forecast.report.page import write_report
 from forecast.verification.checks import skill_checks, write_checks
-from forecast.verification.naming import Names
 from forecast.verification.results import Scores
 from forecast.verification.score import score
+from pipelines.scoring import options
 
 
 def verify(config: Config) -> tuple[Scores, Path]:
@@ -39,14 +37,6 @@ def verify(config: Config) -> tuple[Scores, Path]:
     )
     write_checks(scores, skill_checks(scores, "learnt", rival="imperfect"))
     return scores, write_report(scores.path, config.path(section.report))
-
-
-def options(section: VerificationSection) -> dict[str, Any]:
-    """What a section says of how to score, as `score` takes it."""
-    same = ("climatology", "variables", "leads", "regions", "scores", "events", "seasons", "spans", "draws", "nan",
-            "grid", "accumulation", "workers", "scheduler", "ridge")  # fmt: skip
-    chosen = {name: getattr(section, name) for name in same}
-    return chosen | {"window": section.climatology_window, "names": Names.parse(section.names)}
 
 
 def labels(paths: Sequence[Path]) -> dict[str, Path]:

@@ -52,7 +52,7 @@ def make_store(path: Path, grid: str, predicted: int, forcings: int) -> None:
     group.attrs.update(
         variables=names, frequency="6h", resolution=grid, field_shape=[len(latitudes)], missing_dates=[],
         start_date=str(dates[0]), end_date=str(dates[-1]), uuid="bench", version="0.22", constant_fields=[],
-        variables_metadata={name: {"units": "1", "constant_in_time": False} for name in names},
+        variables_metadata={name: {"units": "1", "constant_in_time": name.startswith("q")} for name in names},
         allow_nans=False, recipe={"name": "bench"},
     )  # fmt: skip
     partial.rename(path)

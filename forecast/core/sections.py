@@ -256,7 +256,13 @@ class VerificationSection(Section):
     )
     variables: tuple[str, ...] | None = None
     leads: tuple[Duration, ...] | None = Field(None, description="lead times to score; all if absent")
-    scores: tuple[str, ...] | None = Field(None, description="names of docs/verification.md; all if absent")
+    scores: tuple[str, ...] | None = Field(
+        None, description="names of docs/verification.md, `pointwise` for the cheap ones; all if absent, and pointwise "
+        "while forecasting"
+    )  # fmt: skip
+    baselines: tuple[Literal["persistence", "climatology"], ...] | None = Field(
+        None, description="what else is scored; both if absent, and persistence while forecasting"
+    )
     events: tuple[str, ...] = Field(("< p10", "> p90"), description="as `> p90`, `tp > 0.005`, `2t < 273.15`")
     seasons: bool = Field(False, description="also average over the starts of each season")
     spans: tuple[str, ...] = Field((), description="spans of lead time to average over, as `week 1=1d..7d`")

@@ -18,6 +18,7 @@ from forecast.verification.baselines import Climatology, Persistence, Ridge
 from forecast.verification.engine import Engine
 from forecast.verification.foreign import open_forecast, open_truth
 from forecast.verification.limits import DEFAULT, Events
+from forecast.verification.metric import Metric
 from forecast.verification.naming import Names
 from forecast.verification.plan import Plan, common_variables, make_plan
 from forecast.verification.plausible import look
@@ -30,6 +31,7 @@ from forecast.verification.states import States
 
 Period = tuple[np.datetime64, np.datetime64]
 BASELINES = ("persistence", "climatology", "ridge regression")
+BASELINE = Literal["persistence", "climatology"]
 DAY = np.timedelta64(86400, "s")
 
 
@@ -45,7 +47,8 @@ class Job:
             of the truth in which no verified date lies.
         window: members of climatology lie within this of the calendar day. climatology_members: at most so many.
         variables, leads, regions: what to score; all in common, all above 0, and the usual ones if absent.
-        scores: names of scores (docs/verification.md); all if absent. events: see `limits.Event`.
+        scores: names of scores (docs/verification.md), `pointwise` for the cheap ones; all if absent.
+        events: see `limits.Event`. baselines: what else is scored.
         seasons: also average over the starts of each season. spans: of lead time to average over, `week 1=1d..7d`.
         draws: resampled series of starts behind bands and p-values; 0 leaves significance out.
         grid: `truth`: forecasts on other grids are brought to the truth's; `1.5`: all to 1.5 degrees; `same`: refuse.
@@ -66,6 +69,7 @@ class Job:
     regions: Sequence[str] | None = None
     scores: Sequence[str] | None = None
     events: Sequence[str] | None = None
+    baselines: Sequence[BASELINE] = ("persistence", "climatology")
     seasons: bool = False
     spans: Sequence[str] = ()
     draws: int = 1000
@@ -90,16 +94,23 @@ class Job:
             analyses = States(self._on(grid, open_truth(self.analysis, self._truth_names)), names)
         plan = make_plan(stored, states, analyses, self.leads)
         period = self.climatology or _other_years(store, plan)
-        climate, note = self._climatology(states, period, plan)
+        metrics = named(self.scores)
+        climate, note = self._climatology(states, period, plan) if self._needs_climate(metrics) else (None, ())
         plan = plan.with_notes(*note, *(() if ahead else look(stored, states, plan)))
-        sources: list[Source] = [*stored, Persistence(analyses), *([climate] if climate else [])]
+        baselines = {"persistence": Persistence(analyses)} | ({"climatology": climate} if climate else {})
+        sources: list[Source] = [*stored, *(source for name, source in baselines.items() if name in self.baselines)]
         sources += [_ridge(analyses, period, plan)] if self.ridge else []
         scorer = Scorer(
-            store.grid, named(self.scores), Regions(store.grid, self.regions, _land(store)),
+            store.grid, metrics, Regions(store.grid, self.regions, _land(store)),
             Events(DEFAULT if self.events is None else self.events, climate=climate is not None),
             climate=climate is not None, initial=True, nan=self.nan, seed=self.seed,
         )  # fmt: skip
         return Engine(plan, states, analyses, sources, climate, scorer)
+
+    def _needs_climate(self, metrics: Sequence[Metric]) -> bool:
+        """Whether the climatological ensemble is a baseline, or a score asks for it or for its percentiles."""
+        needs = {need for metric in metrics for statistic in metric.statistics for need in statistic.needs}
+        return "climatology" in self.baselines or bool(needs & {"climate", "events", "categories"})
 
     @property
     def _truth_names(self) -> Names:

@@ -72,18 +72,22 @@ METRICS: tuple[Metric, ...] = (
     spectra.Coherence(),
 )
 
+POINTWISE = ("fair_crps", "crps", "rmse", "unbiased_rmse", "mae", "bias", "spread", "spread_skill", "rank_histogram")
+"""what one fused pass over members and truth gives: no climatology, events or spectra"""
+
 
 def named(names: Sequence[str] | None) -> tuple[Metric, ...]:
-    """The metrics of these names; all if absent.
+    """The metrics of these names, `pointwise` for those of POINTWISE; all if absent.
 
     Raises:
         ForecastError: a name that is none.
     """
     known = {m.name: m for m in METRICS}
-    for name in names or ():
+    wanted = dict.fromkeys(n for name in names or known for n in (POINTWISE if name == "pointwise" else (name,)))
+    for name in wanted:
         if name not in known:
-            raise ForecastError(f"unknown score `{name}`: choose from {', '.join(known)}")
-    return tuple(known[name] for name in names) if names else METRICS
+            raise ForecastError(f"unknown score `{name}`: choose from pointwise, {', '.join(known)}")
+    return tuple(known[name] for name in wanted)
 
 
 def possible(metrics: Iterable[Metric], **known: bool) -> tuple[Metric, ...]:

@@ -7,7 +7,7 @@ ratios are taken of every resampled mean, as they are of the mean itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -17,6 +17,8 @@ from forecast.verification.resampling import block_length, false_discovery, stat
 from forecast.verification.sums import Sums
 
 PLACE = ("variable", "lead_time", "region")
+FEWEST = 3
+"""starts that say something of chance"""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,21 @@ def testable(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
 
 def bands(sums: Sums, metrics: Sequence[Metric], settings: Settings = Settings()) -> xr.Dataset:  # noqa: B008
     """`low` and `high` of each score, dims (score, variable, lead_time, region); NaN for fewer than 3 starts."""
+    enough, settings = _enough(sums, settings)
     parts = []
     for metric in metrics:
         mean = sums.metric(metric)
         draws = _draws(sums, metric, _block(sums.metric(metric, ()), settings), settings)
-        low, high = (mean.copy(data=edge.transpose(*mean.dims).values) for edge in _quantiles(draws, settings.level))
+        edges = _quantiles(draws, settings.level)
+        low, high = (mean.copy(data=edge.where(enough).transpose(*mean.dims).values) for edge in edges)
         parts.append(xr.Dataset({"low": low, "high": high}))
     return _stack(parts, metrics)
+
+
+def _enough(sums: Sums, settings: Settings) -> tuple[bool, Settings]:
+    """Whether chance can be judged from so many starts; if not, one draw will do."""
+    enough = sums.sum.sizes["init_time"] >= FEWEST
+    return enough, settings if enough else replace(settings, draws=1)
 
 
 def compare(ours: Sums, theirs: Sums, metrics: Sequence[Metric], settings: Settings = Settings()) -> xr.Dataset:  # noqa: B008
@@ -63,6 +73,7 @@ def compare(ours: Sums, theirs: Sums, metrics: Sequence[Metric], settings: Setti
     starts = np.intersect1d(ours.sum["init_time"].values, theirs.sum["init_time"].values)
     a, b = (s.select(np.isin(s.sum["init_time"].values, starts)) for s in (ours, theirs))
     a, b = _both(a, b), _both(b, a)
+    _, settings = _enough(a, settings)
     return _stack([_compare(a, b, metric, settings) for metric in metrics], metrics)
 
 
@@ -81,12 +92,12 @@ def _compare(a: Sums, b: Sums, metric: Metric, settings: Settings) -> xr.Dataset
     x, y = (_oriented(s.metric(metric), metric) for s in (a, b))
     dx, dy = (_oriented(_draws(s, metric, block, settings), metric) for s in (a, b))
     difference, drawn = x - y, dx - dy
-    low, high = _quantiles(drawn, settings.level)
+    enough = by_start.sizes["init_time"] >= FEWEST
+    low, high = (edge.where(enough) for edge in _quantiles(drawn, settings.level))
     rest = [dim for dim in by_start.dims if dim != "init_time"]
     series = by_start.transpose("init_time", *rest)
     p_t = xr.DataArray(_by_column(series.values, t_test), dims=rest)
     extreme: xr.DataArray = (abs(drawn - difference) >= abs(difference)).sum("draw") + 1.0
-    enough = by_start.sizes["init_time"] >= 3
     p_b = (extreme / (settings.draws + 1.0)).where(difference.notnull() & low.notnull() & enough)
     larger = np.maximum(p_b.values, p_t.transpose(*p_b.dims).values)
     q = xr.DataArray(false_discovery(larger), dims=p_b.dims)
@@ -94,7 +105,7 @@ def _compare(a: Sums, b: Sums, metric: Metric, settings: Settings) -> xr.Dataset
     found = {"difference": difference, "low": low, "high": high, "p_bootstrap": p_b, "p_ttest": p_t, "q": q}
     found["significant"] = xr.where(q <= settings.rate, -np.sign(sign * difference), 0.0)
     if metric.better == "low":
-        lows, highs = _quantiles(1 - dx / dy.where(dy > 0), settings.level)
+        lows, highs = (edge.where(enough) for edge in _quantiles(1 - dx / dy.where(dy > 0), settings.level))
         found |= {"skill": 1 - x / y.where(y > 0), "skill_low": lows, "skill_high": highs}
     return xr.Dataset(found)
 

@@ -12,11 +12,14 @@ import pytest
 
 from forecast.core.errors import ForecastError
 from forecast.core.forecasts import Forecasts
+from forecast.core.sections import VerificationSection
 from forecast.inference.ensemble import generate
 from forecast.verification.job import Job
 from forecast.verification.online import Online
 from forecast.verification.results import Scores, open_scores
 from forecast.verification.score import score
+from forecast.verification.scores import POINTWISE
+from pipelines.scoring import Scoring
 from tests import tiny
 from tests.inference.fakes import Fake, fingerprint, in_processes
 
@@ -24,7 +27,13 @@ ROOT = Path(__file__).parents[2]
 STARTS = np.array(["2001-01-20T00", "2001-01-30T00", "2001-02-03T12", "2001-02-12T00"], "datetime64[s]")
 """the third lacks some valid times, the last all"""
 LEAD = np.timedelta64(36, "h")
-CLIMATOLOGY = (np.datetime64("2001-01-01", "s"), np.datetime64("2001-02-09", "s"))
+HOW = {
+    "climatology": (np.datetime64("2001-01-01", "s"), np.datetime64("2001-02-09", "s")),
+    "climatology_members": 8,
+    "scores": ("pointwise", "acc", "energy_score", "brier", "reliability", "power_members"),
+    "draws": 20,
+}
+"""a score of each kind: points, climate, areas, events, tables by month, rows"""
 
 
 class Weather(Fake):
@@ -40,8 +49,7 @@ def run(folder: Path, name: str, part=(0, 1), batch=2, drop=False, delay=0.0) ->
     out = folder / f"{name}.zarr"
 
     def follow(store: Path) -> Online:
-        job = Job({"weather": store}, folder / "truth.zarr", climatology=CLIMATOLOGY, climatology_members=8)
-        return Online(job, folder / f"{name}-scores")
+        return Online(Job({"weather": store}, folder / "truth.zarr", **HOW), folder / f"{name}-scores")
 
     return generate(Weather(delay=delay), STARTS, 5, LEAD, out, batch, part, {"seed": 1}, follow, drop)
 
@@ -57,8 +65,7 @@ def folder(tmp_path_factory) -> Path:
 def verified(folder) -> Scores:
     """Fields that were stored first and verified then."""
     generate(Weather(), STARTS, 5, LEAD, folder / "stored.zarr", 2, settings={"seed": 1})
-    options = {"climatology": CLIMATOLOGY, "climatology_members": 8}
-    score({"weather": folder / "stored.zarr"}, folder / "truth.zarr", folder / "stored-scores", **options)
+    score({"weather": folder / "stored.zarr"}, folder / "truth.zarr", folder / "stored-scores", **HOW)
     return open_scores(folder / "stored-scores")
 
 
@@ -118,6 +125,18 @@ def test_killed_and_resumed_gives_the_same_sums(folder, verified, drop) -> None:
         assert process.wait() == -signal.SIGKILL
     run(folder, name, drop=drop)
     assert_same(open_scores(folder / f"{name}-scores"), verified)
+
+
+def test_what_is_scored_while_forecasting_is_cheap_unless_more_is_asked_for(folder) -> None:
+    store = generate(Weather(), STARTS[:1], 2, LEAD, folder / "plain.zarr", 2)
+    lean = Scoring(folder / "truth.zarr").follow(store)
+    assert {m.name for m in lean._engine.scorer.metrics} == set(POINTWISE)
+    assert [source.label for source in lean._engine.sources] == ["plain", "persistence"]
+    wished = VerificationSection(scores=("acc",), baselines=("climatology",))
+    more = Scoring(folder / "truth.zarr").of(wished.model_copy(update={"climatology": HOW["climatology"]}))
+    engine = more.follow(store)._engine
+    assert [m.name for m in engine.scorer.metrics] == ["acc"]
+    assert [source.label for source in engine.sources] == ["plain", "climatology"]
 
 
 def test_nothing_to_score_is_told_before_anything_is_computed(folder, tmp_path) -> None:
