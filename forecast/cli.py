@@ -123,6 +123,7 @@ def run(
     from forecast.inference.share import part_of_environment
     from forecast.inference.starts import parse_part, parse_starts
     from pipelines import generate
+    from pipelines import run as with_checkpoint
     from pipelines.scoring import Scoring
 
     if score is None and not store:
@@ -136,9 +137,11 @@ def run(
     elif checkpoint is not None and config is None and out is not None:
         length, starts = times.duration(lead, "--lead"), parse_starts(start or ())
         about = (checkpoint, starts, members, length, out, analysis, share, tuple(settings))
-        made = [generate.run(*about, scoring, cluster)]
+        made = with_checkpoint.run(*about, scoring, cluster)
+    elif config is not None and cluster is not None:
+        raise ForecastError("--cluster takes --checkpoint DIR, with --start and --out, in place of a config")
     else:
-        raise ForecastError("give a config, or --checkpoint with --start and --out (and --cluster, if so wished)")
+        raise ForecastError("give a config, or --checkpoint with --start and --out")
     for path in made:
         typer.echo(path)
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from forecast.core.config import Config, adjusted
-from forecast.core.sections import VerificationSection
-from forecast.core.store import Store
+from forecast.core.config import Config
 from forecast.inference import ensemble
 from forecast.inference.share import Part
-from pipelines import cluster as clusters
 from pipelines import outputs, systems
-from pipelines.scoring import Scoring
+from pipelines.scoring import Scoring, like_config
 
 
 def generate(config: Config, part: Part = (0, 1), scoring: Scoring | None = None) -> list[Path]:
@@ -34,57 +29,15 @@ def generate(config: Config, part: Part = (0, 1), scoring: Scoring | None = None
         ForecastError: no checkpoint, starts without initial states, a store made with other settings, a full disk.
     """
     section, analysis = config.forecast, systems.analyses(config)
-    along = scoring.of(_scored(config)).options if scoring else {}
-    outputs.check(config, scoring is None or scoring.store)
+    along = like_config(scoring, config)
     starts, learnt = section.starts.times(), systems.learnt(config, config.path("training") / "best", analysis)
     learnt[0].check(starts)
     made: dict[str, tuple[ensemble.System, dict[str, Any]]] = {section.out: learnt}
     made |= {out: systems.physics(config, kind, analysis) for kind, out in section.physics.items()}
     what, batch = (starts, section.members, section.lead), section.member_batch
+    outputs.check(config, ensemble.plan(learnt[0], *what, settings=learnt[1]), scoring is None or scoring.store)
     stores = [
         ensemble.generate(system, *what, config.path(out), batch, part, settings, **along)
         for out, (system, settings) in made.items()
     ]
     return stores + outputs.write_all(config, stores[0])
-
-
-def run(
-    checkpoint: Path,
-    starts: np.ndarray,
-    members: int,
-    lead: np.timedelta64,
-    out: Path,
-    analysis: Path | None = None,
-    part: Part = (0, 1),
-    changes: tuple[str, ...] = (),
-    scoring: Scoring | None = None,
-    cluster: str | None = None,
-) -> Path:
-    """Forecast with a checkpoint from any starts; what is not given is as in the run that trained it.
-
-    Args:
-        checkpoint: a folder that training wrote, e.g. `runs/demo/training/best`.
-        starts: (S,) datetime64[s] (`inference.starts.parse_starts`).
-        members, lead, out: how many, how far, and the forecast store.
-        analysis: store of the states to start from; that of the training run if absent.
-        changes: of the run's config, as `seed=2` or `forecast.perturbation=none`.
-        part, scoring: as in `generate`. cluster: a dask scheduler, or how many local workers.
-
-    Raises:
-        ForecastError: as `generate`, or a checkpoint that no training run wrote.
-    """
-    config = systems.trained_with(checkpoint, changes)
-    store = Store.open(analysis) if analysis else systems.analyses(config)
-    learnt, settings = systems.learnt(config, checkpoint, store)
-    learnt.check(starts)
-    own = tuple(change for change in changes if change.startswith("verification."))
-    section = adjusted(VerificationSection, "verification", own)
-    batch, along = config.forecast.member_batch, scoring.of(section).options if scoring else {}
-    along |= clusters.options(cluster, checkpoint, out, analysis, changes) if cluster else {}
-    return ensemble.generate(learnt, starts, members, lead, out, batch, part, settings, **along)
-
-
-def _scored(config: Config) -> VerificationSection:
-    """How a config's forecasts are scored, as `forecast verify` on the config would."""
-    section = config.verification
-    return section.model_copy(update={"climatology": section.climatology or config.data.train})

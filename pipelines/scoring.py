@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from forecast.core.config import Config, adjusted
 from forecast.core.sections import VerificationSection
 from forecast.verification.job import Job
 from forecast.verification.naming import Names
@@ -48,6 +50,19 @@ class Scoring:
         how = options(self.section) | open_ones
         del how["workers"], how["scheduler"]
         return Online(Job({forecasts.stem: forecasts}, self.truth, self.analysis, **how), out)
+
+
+def like_config(scoring: Scoring | None, config: Config) -> dict[str, Any]:
+    """Arguments of `ensemble.generate`: scores as `forecast verify` on the config would."""
+    section = config.verification
+    period = section.climatology or config.data.train
+    return scoring.of(section.model_copy(update={"climatology": period})).options if scoring else {}
+
+
+def like_settings(scoring: Scoring | None, settings: Sequence[str]) -> dict[str, Any]:
+    """Arguments of `ensemble.generate`: scores as those of `settings` say that begin with `verification.`."""
+    own = tuple(setting for setting in settings if setting.startswith("verification."))
+    return scoring.of(adjusted(VerificationSection, "verification", own)).options if scoring else {}
 
 
 def options(section: VerificationSection) -> dict[str, Any]:

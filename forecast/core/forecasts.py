@@ -15,7 +15,7 @@ import os
 import shutil
 import warnings
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,13 @@ class Forecasts(Layout):
         path = Path(path)
         layout = _read_layout(path)
         units = Ledgers(path, layout.starts, layout.batches, len(layout.leads)).there
-        return cls(**{f.name: getattr(layout, f.name) for f in fields(layout)}, path=path, units=units)
+        return replace(cls.planned(path, layout), units=units)
+
+    @classmethod
+    def planned(cls, path: str | Path, layout: Layout) -> Forecasts:
+        """The store that will be at `path`, as if it were finished; nothing can be read of it."""
+        units = np.ones((len(layout.starts), layout.batches, len(layout.leads)), bool)
+        return cls(**{f.name: getattr(layout, f.name) for f in fields(layout)}, path=Path(path), units=units)
 
     @property
     def attrs(self) -> dict[str, Any]:

@@ -23,15 +23,14 @@ def brier(
     """(p - o)^2.
 
     Args:
-        logits: (B, *), or probabilities with from_logits=False. outcome: (B, *), 0 or 1, or a probability. NaN
-            propagates unless masked.
+        logits: (B, *), or probabilities with from_logits=False. outcome: (B, *), 0 or 1, or a probability.
 
     Raises:
-        ForecastError: shapes that differ, outcomes outside [0, 1].
+        ForecastError: shapes that differ, outcomes outside [0, 1] or NaN where `mask` does not leave them out.
     """
     same_shape(logits=logits, outcome=outcome)
     outcome = without_masked(outcome, mask)
-    require(not bool(((outcome < 0) | (outcome > 1)).any()), "outcome", "outside [0, 1]", "must be 0, 1 or between")
+    require(bool(((outcome >= 0) & (outcome <= 1)).all()), "outcome", "outside [0, 1]", "must be 0, 1 or between")
     probability = torch.sigmoid(logits) if from_logits else logits
     return reduce((probability - outcome.to(probability.dtype)).square(), reduction, weight, mask)
 

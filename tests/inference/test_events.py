@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from forecast.core import config as configs
+from forecast.core.errors import ForecastError
 from forecast.core.forecasts import Forecasts
+from forecast.core.sections import OutputSection
 from forecast.core.store import Store
 from forecast.core.variables import split
 from forecast.inference.ensemble import generate
@@ -15,6 +17,7 @@ from forecast.inference.system import LearntSystem
 from forecast.models.serialise import load_forecaster, save_forecaster
 from forecast.verification.plan import common_variables
 from forecast.verification.sources import StoredForecast
+from pipelines import outputs
 from tests import tiny
 from tests.inference import learnt
 from tests.inference.fakes import fingerprint
@@ -111,3 +114,10 @@ def test_parts_make_the_same_store(system, store, folder) -> None:
 def test_verification_takes_the_states_alone(store, folder) -> None:
     truth = Store.open(folder / "truth.zarr")
     assert common_variables([StoredForecast("f", store)], truth, None) == ("z_500", "t_850", "tp")
+
+
+def test_grib_leaves_them_out_and_says_so(store, tmp_path, capsys) -> None:
+    outputs.write(store.path, tmp_path / "all.grib2", OutputSection())
+    assert "no code for what an event head gives" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ForecastError, match="has no GRIB paramId"):
+        outputs.write(store.path, tmp_path / "named.grib2", OutputSection(variables=(RAINS[0],)))

@@ -16,7 +16,8 @@ from forecast.core.store import Store
 from forecast.inference.starts import parse_starts
 from forecast.training.resume import plain
 from pipelines import outputs
-from pipelines.generate import generate, run
+from pipelines.generate import generate
+from pipelines.run import run
 from pipelines.scoring import Scoring
 from tests import tiny
 from tests.inference import learnt
@@ -49,7 +50,7 @@ def config(root: Path, **change) -> configs.Config:
 def test_config_and_checkpoint_make_the_same_forecasts(trained, tmp_path) -> None:
     (made,) = generate(config(trained))
     assert made == trained / "forecast.zarr"
-    out = run(trained / "training/best", parse_starts([STARTS]), 3, DAY, tmp_path / "f.zarr")
+    (out,) = run(trained / "training/best", parse_starts([STARTS]), 3, DAY, tmp_path / "f.zarr")
     assert fingerprint(out) == fingerprint(made)
     assert Forecasts.open(out).finished.all()
     assert Forecasts.open(out).settings["perturbation"] == "none"
@@ -57,7 +58,7 @@ def test_config_and_checkpoint_make_the_same_forecasts(trained, tmp_path) -> Non
 
 def test_sums_say_over_how_long(trained, tmp_path) -> None:
     """tp stays the sum over the store's 6 hours, whatever the forecaster's step."""
-    store = xr.open_zarr(run(trained / "training/best", parse_starts([STARTS]), 1, DAY, tmp_path / "sums.zarr"))
+    store = xr.open_zarr(run(trained / "training/best", parse_starts([STARTS]), 1, DAY, tmp_path / "sums.zarr")[0])
     assert store["tp"].attrs["accumulation_period"] == "6h"
     assert "accumulation_period" not in store["z_500"].attrs
 
@@ -85,11 +86,23 @@ def test_outputs_are_written_once_the_store_is_finished(trained, tmp_path) -> No
     assert outputs.write_all(asked, tmp_path / "parts.zarr") == [] and not (tmp_path / "a.grib2").exists()
 
 
+def test_a_checkpoint_writes_outputs_too_and_refuses_early_what_the_store_will_not_hold(trained, tmp_path) -> None:
+    arguments = (trained / "training/best", parse_starts(["2001-02-01"]), 2, DAY, tmp_path / "f.zarr")
+    asked = "forecast.outputs={mean.nc: {products: [mean], leads: [%s]}}"
+    with pytest.raises(ForecastError, match="no lead 5d: the store holds"):
+        run(*arguments, changes=(asked % "5d",))
+    assert not (tmp_path / "f.zarr").exists()
+    assert [path.name for path in run(*arguments, changes=(asked % "1d",))] == ["f.zarr", "mean.nc"]
+    with xr.open_dataset(tmp_path / "mean.nc") as made:
+        assert made.sizes["lead_time"] == 1 and "z_mean" in made
+
+
 def test_forecasts_start_from_the_analysis_store_that_is_given(trained, tmp_path) -> None:
     arguments = (trained / "training/best", parse_starts(["2001-02-01"]), 1, DAY)
     for name in ("analysis", "truth"):
         store = Store.open(trained / f"{name}.zarr")
-        made = Forecasts.open(run(*arguments, tmp_path / f"{name}-forecast.zarr", trained / f"{name}.zarr"))
+        (out,) = run(*arguments, tmp_path / f"{name}-forecast.zarr", trained / f"{name}.zarr")
+        made = Forecasts.open(out)
         expected = store.read(store.index(made.starts[0]), ["z_500"])[0]
         assert np.array_equal(made.read("z_500", 0, 0), expected)
 
@@ -98,7 +111,7 @@ def test_forecasts_start_from_the_analysis_store_that_is_given(trained, tmp_path
 def test_members_start_from_perturbed_analyses(trained, tmp_path, kind) -> None:
     """Pairs about the analysis; the control is the analysis; the store says which kind it was."""
     about = f"forecast.perturbation={{kind: {kind}, control: true, cycles: 3, lags: 2, length: 2000}}"
-    out = run(trained / "training/best", parse_starts(["2001-02-02"]), 3, DAY, tmp_path / "f.zarr", changes=(about,))
+    (out,) = run(trained / "training/best", parse_starts(["2001-02-02"]), 3, DAY, tmp_path / "f.zarr", changes=(about,))
     made, analysis = Forecasts.open(out), Store.open(trained / "analysis.zarr")
     assert made.settings["perturbation"]["kind"] == kind and made.settings["perturbation"]["control"] is True
     for name in ("z_500", "t_850"):
@@ -123,7 +136,7 @@ def test_too_short_archives_are_told_before_anything_is_computed(trained, tmp_pa
 
 def test_settings_change_what_training_recorded(trained, tmp_path) -> None:
     arguments = (trained / "training/best", parse_starts([STARTS]), 3, DAY, tmp_path / "f.zarr")
-    made = run(*arguments, changes=("seed=7", "forecast.member_batch=1"))
+    (made,) = run(*arguments, changes=("seed=7", "forecast.member_batch=1"))
     assert Forecasts.open(made).settings["seed"] == 7 and Forecasts.open(made).member_batch == 1
     with pytest.raises(ForecastError, match="member_bach.*did you mean `member_batch`"):
         run(*arguments, changes=("forecast.member_bach=1",))
