@@ -265,6 +265,21 @@ def verify(
 
 
 @app.command()
+def tracks(
+    forecast: Annotated[Path, typer.Argument(help="a forecast (Zarr, NetCDF, GRIB) with msl; winds and z_500, z_300")],
+    truth: Annotated[Path, typer.Option(help="store to verify against")],
+    out: Annotated[Path, typer.Option(help="folder for tracks.csv, scores.csv, strikes.csv")] = Path("tracks"),
+    names: Annotated[str, typer.Option(help="names in files of others, as verification.names")] = "",
+) -> None:
+    """Follow tropical cyclones; score tracks and strike probabilities."""
+    from forecast.verification.cyclone_scores import score_cyclones
+
+    found = score_cyclones(forecast, truth, out, names)
+    stdout.print(found.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep=""), highlight=False)
+    typer.echo(out)
+
+
+@app.command()
 def report(
     scores: Annotated[Path, typer.Argument(help="folder that `forecast verify` wrote")],
     out: Annotated[Path, typer.Option(help="file to write")] = Path("report.html"),

@@ -3,8 +3,9 @@
 The criteria are those of TempestExtremes for tropical cyclones (Ullrich et al. 2021, doi:10.5194/gmd-14-5023-2021;
 Zarzycki and Ullrich 2017, doi:10.1002/2016GL071606): a minimum of mean sea level pressure inside a closed contour 2 hPa
 above it, a warm core as a closed contour of the thickness aloft, wind; centres are stitched to tracks by distance.
-Added: the mean wind about the centre must turn cyclonically. Where winds or geopotentials are not there, their criteria
-are left out. All distances are great-circle ones, so that nothing depends on the grid's shape or its edges in longitude.
+Added: the mean wind about the centre must turn cyclonically. Criteria of fields that are not there are left out. All
+distances are great-circle ones, so nothing depends on a grid's shape or its edges in longitude; a cyclone that touches
+the edge of a regional domain may seem closed.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Finder:
         """Centres, deepest first, of fields (G,): `msl`, and where they are there `10u`, `10v`, `z_500` and one of
         UPPER."""
         msl = np.asarray(fields["msl"], np.float64)
-        lowest = (msl < msl[self._neighbours].min(axis=1)) & (np.abs(self.grid.latitudes) <= self.criteria.latitude)
+        around = msl[self._neighbours]
+        lowest = (msl <= around.min(axis=1)) & (msl < around.max(axis=1))  # two points may be equally low
+        lowest &= np.abs(self.grid.latitudes) <= self.criteria.latitude
         found: list[tuple[int, Centre]] = []
         for at in sorted(np.flatnonzero(lowest), key=lambda point: msl[point]):
             apart = [self._apart(int(at), other) for other, _ in found]
