@@ -65,7 +65,7 @@ def score_cyclones(forecast: str | Path, truth: str | Path, out: Path, names: st
             start.
     """
     names_ = Names.parse(names)
-    store = open_truth(truth, names_)
+    store: Any = open_truth(truth, names_)
     source = StoredForecast(Path(forecast).stem, open_forecast(forecast, names_))
     known = tuple(name for name in WANTED if name in store.variables and name in source.store.variables)
     if "msl" not in known:
