@@ -98,6 +98,14 @@ def train(
 
 
 @app.command()
+def population(config: ConfigFile, settings: Settings = None, out: Out = None) -> None:
+    """Train several runs in turns that copy the best and vary what they were told (docs/techniques.md)."""
+    from pipelines.population import population
+
+    typer.echo(population(_load(config, settings, out)))
+
+
+@app.command()
 def run(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="make all of a config, or ...")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="... those of a checkpoint, e.g. DIR/training/best")] = None,

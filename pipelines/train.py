@@ -22,12 +22,13 @@ from forecast.training.trainer import Trainer
 from forecast.training.validate import Validation
 
 
-def train(config: Config, resume: bool = False) -> Path:
+def train(config: Config, resume: bool = False, until: int | None = None) -> Path:
     """Train the forecaster of `config`.
 
     Args:
         config: the run; its store must have been ingested.
         resume: go on from the newest checkpoint, or begin where there is none.
+        until: stop, with a checkpoint, after so many updates; all of the curriculum if absent.
 
     Returns:
         The training folder: `latest` and `best` checkpoints, `metrics.jsonl`, `curves.png`.
@@ -49,7 +50,7 @@ def train(config: Config, resume: bool = False) -> Path:
             trainer.resume(newest)
         elif config.training.start_from is not None:
             take_over(trainer.model, config.training.start_from)
-        trainer.run()
+        trainer.run(until)
     return checkpoints.folder
 
 

@@ -49,7 +49,72 @@ class SharpnessAware(TechniqueSection):
     excludes: ClassVar[frozenset[str]] = frozenset({"zeroth_order"})
 
 
-_SECTIONS: tuple[type[TechniqueSection], ...] = (GradientNoise, SharpnessAware)
+class AdaHessian(TechniqueSection):
+    """Steps divided by a running estimate of the Hessian's diagonal, in the optimiser's place."""
+
+    name: Literal["adahessian"] = "adahessian"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-4, gt=0)
+    power: float = Field(1.0, ge=0, le=1, description="of the Hessian")
+    weight_decay: float = Field(0.0, ge=0)
+    difference: float = Field(1e-3, gt=0, description="by which each weight is moved to see its slope change")
+    excludes: ClassVar[frozenset[str]] = STEPS
+
+
+class NormalisedDescent(TechniqueSection):
+    """Steps of one length, the learning rate, down the gradient, in the optimiser's place."""
+
+    name: Literal["normalised_descent"] = "normalised_descent"
+    excludes: ClassVar[frozenset[str]] = STEPS
+
+
+class ZerothOrder(TechniqueSection):
+    """Fine-tuning without gradients: two forward passes, of which one byte is exchanged."""
+
+    name: Literal["zeroth_order"] = "zeroth_order"
+    difference: float = Field(1e-3, gt=0, description="distance of the two passes, in standard deviations of the noise")
+    directions: int = Field(1, ge=1, description="directions tried per update, each by two passes")
+    excludes: ClassVar[frozenset[str]] = STEPS | {"sam", "gradient_noise", "local_learning"}
+    mesh: ClassVar[frozenset[str]] = frozenset()
+
+
+class LocalLearning(TechniqueSection):
+    """The processor in blocks, each trained by a loss of its own, with no gradient from one to another."""
+
+    name: Literal["local_learning"] = "local_learning"
+    blocks: int = Field(2, ge=1, description="the processor's layers, evenly divided")
+    auxiliary: Literal["momentum", "augmented"] = Field(
+        "momentum", description="what follows a block on the way to its loss: averaged next layers, or its own ones"
+    )
+    layers: int = Field(1, ge=0, description="auxiliary layers of each block")
+    decay: float = Field(0.999, ge=0, lt=1, description="of the averages of the next block's weights")
+    excludes: ClassVar[frozenset[str]] = frozenset({"zeroth_order", "sam", "adahessian"})
+    mesh: ClassVar[frozenset[str]] = frozenset()
+
+
+class Population(TechniqueSection):
+    """One of several runs that copy each other's weights and vary what is named (`forecast population`)."""
+
+    name: Literal["population"] = "population"
+    runs: int = Field(4, ge=2)
+    run: int = Field(0, ge=0, description="which of them this is; set by `forecast population`")
+    every: int = Field(200, ge=1, description="updates between exchanges")
+    share: float = Field(0.2, gt=0, le=0.5, description="of the runs that are given up for one of the best as many")
+    vary: tuple[str, ...] = Field(("lr",), description="lr, alpha, beta, or terms.<name> for the weight of a term")
+    factors: tuple[float, float] = Field((0.8, 1.2), description="one of which a copied value is multiplied with")
+    spread: float = Field(2.0, ge=1, description="first values lie within this factor of the config's")
+    mesh: ClassVar[frozenset[str]] = frozenset()
+
+
+_SECTIONS: tuple[type[TechniqueSection], ...] = (
+    GradientNoise,
+    SharpnessAware,
+    AdaHessian,
+    NormalisedDescent,
+    ZerothOrder,
+    LocalLearning,
+    Population,
+)
 NAMES: tuple[str, ...] = tuple(section.model_fields["name"].default for section in _SECTIONS)
 
 
@@ -73,7 +138,13 @@ def _name(section: Any) -> str:
 
 
 AnyTechnique = Annotated[
-    Annotated[GradientNoise, Tag("gradient_noise")] | Annotated[SharpnessAware, Tag("sam")],
+    Annotated[GradientNoise, Tag("gradient_noise")]
+    | Annotated[SharpnessAware, Tag("sam")]
+    | Annotated[AdaHessian, Tag("adahessian")]
+    | Annotated[NormalisedDescent, Tag("normalised_descent")]
+    | Annotated[ZerothOrder, Tag("zeroth_order")]
+    | Annotated[LocalLearning, Tag("local_learning")]
+    | Annotated[Population, Tag("population")],
     Discriminator(_name),
     BeforeValidator(_known),
 ]

@@ -51,7 +51,7 @@ class GraphForecaster(Forecaster):
         noise: Tensor,
         truth: Tensor | None = None,
     ) -> Outcome:
-        newest, p = past[-1], self.prognostic
+        newest = past[-1]
         reference = newest if self.truncation is None else self.truncation(newest)
         x = self._read(past, reference, forcings, from_analysis)
         half = multiplies_in_half(self.precision, x.device)
@@ -59,9 +59,12 @@ class GraphForecaster(Forecaster):
             x.device.type, torch.bfloat16, enabled=half, cache_enabled=False
         ):  # else recomputing differs
             increment, features = self.network(x, noise)
-        base = torch.cat([reference, self.mean[p:].expand(*newest.shape[:-1], -1)], dim=-1)
-        state = torch.maximum(self.bounds(base + increment.float() * self.unit), self.lower)
-        return Outcome(state, features, {})
+        return Outcome(self.added(reference, increment), features, {})
+
+    def added(self, reference: Tensor, increment: Tensor) -> Tensor:
+        """(B, M, G, V) states from x_ref (B, M or 1, G, P) and what the network says (B, M, G, V)."""
+        base = torch.cat([reference, self.mean[self.prognostic :].expand(*reference.shape[:-1], -1)], dim=-1)
+        return torch.maximum(self.bounds(base + increment.float() * self.unit), self.lower)
 
     def _read(self, past: list[Tensor], reference: Tensor, forcings: Tensor, from_analysis: Tensor) -> Tensor:
         """(B, M or 1, G, inputs) what the network reads."""

@@ -95,14 +95,14 @@ class Trainer:
         self.techniques.load(moments, self.counters.pop("techniques", {}))
         self.checkpoints.restore_links(folder, self.counters["best_update"])
 
-    def run(self) -> None:
-        """Make the updates that are left.
+    def run(self, until: int | None = None) -> None:
+        """Make the updates that are left, or those before update `until`, and save.
 
         Raises:
             ForecastError: a loss or gradient that is not finite, a checkpoint that can't be written.
             Stopped: after a checkpoint, because of a signal or the end of the job's time.
         """
-        done, total = self.counters["update"], self.curriculum.updates
+        done, total = self.counters["update"], min(until or self.curriculum.updates, self.curriculum.updates)
         kind = Monitor if self.mesh.first else Unwatched
         monitor = kind(self.checkpoints.folder, done, self.counters["metrics"], self.counters["seconds"])
         epoch = self._draw(done - 1).epoch if done else 0
@@ -123,7 +123,7 @@ class Trainer:
                 monitor.update(done, self._update(update, pieces))
                 best = self._due(done, self.section.validate_every) and self._validate(done, monitor)
                 reason = self._asked(stop, limit)
-                if best or reason or self._due(done, self.section.checkpoint_every):
+                if best or reason or done == total or self._due(done, self.section.checkpoint_every):
                     self._save(done, monitor, best)
                 if reason and done < total:
                     self.checkpoints.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +17,23 @@ from forecast.data.batch import Batch
 from forecast.data.sampler import Draw
 from forecast.models.offers import Step
 from forecast.training.curriculum import Update
+from forecast.training.techniques.adahessian import AdaHessian
 from forecast.training.techniques.base import Advance, Evaluate, Make, Now, Run, Technique, Terms
 from forecast.training.techniques.gradient_noise import GradientNoise
+from forecast.training.techniques.local_learning import LocalLearning
+from forecast.training.techniques.normalised_descent import NormalisedDescent
+from forecast.training.techniques.population import Population
 from forecast.training.techniques.sharpness import SharpnessAware
+from forecast.training.techniques.zeroth_order import ZerothOrder
 
 TECHNIQUES: dict[str, type[Technique[Any]]] = {
     "gradient_noise": GradientNoise,
     "sam": SharpnessAware,
+    "adahessian": AdaHessian,
+    "normalised_descent": NormalisedDescent,
+    "zeroth_order": ZerothOrder,
+    "local_learning": LocalLearning,
+    "population": Population,
 }
 
 
@@ -85,7 +96,7 @@ class Techniques:
 
     def notes(self) -> dict[str, Any]:
         """What is to be saved as JSON, by technique."""
-        return {technique.section.name: technique.noted for technique in self.each if technique.noted}
+        return {t.section.name: copy.deepcopy(t.noted) for t in self.each if t.noted}
 
     def load(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Put back what `tensors` and `notes` gave; other names are passed over."""

@@ -92,3 +92,13 @@ def same(folder: Path, other: Path) -> bool:
         {name: t for name, t in tensors(f / "latest").items() if "/technique." not in name} for f in (folder, other)
     )
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+def exactly(folder: Path, other: Path) -> bool:
+    """Whether two runs ended in the same bits, techniques' own state as well."""
+    a, b = (tensors(f / "latest") for f in (folder, other))
+    return (
+        a.keys() == b.keys()
+        and all(a[k].equal(b[k]) for k in a)
+        and notes(folder / "latest") == notes(other / "latest")
+    )
