@@ -75,7 +75,7 @@ class ZerothOrder(TechniqueSection):
     difference: float = Field(1e-3, gt=0, description="distance of the two passes, in standard deviations of the noise")
     directions: int = Field(1, ge=1, description="directions tried per update, each by two passes")
     excludes: ClassVar[frozenset[str]] = STEPS | {"sam", "gradient_noise", "local_learning"}
-    mesh: ClassVar[frozenset[str]] = frozenset()
+    mesh: ClassVar[frozenset[str]] = frozenset({"data"})
 
 
 class LocalLearning(TechniqueSection):

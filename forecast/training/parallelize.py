@@ -68,18 +68,20 @@ class Objective:
         self._alone = _Part(self)
         self._together: nn.Module = _replicated(self._alone) if mesh.spread else self._alone
 
-    def __call__(self, pieces: Sequence[Batch], members: int, samples: int, backward: bool = True) -> Terms:
+    def __call__(
+        self, pieces: Sequence[Batch], members: int, samples: int, backward: bool = True, alone: bool = False
+    ) -> Terms:
         """The terms of the mean loss of an update, the same on all processes; its gradient is added to `.grad`.
 
         Args:
             pieces: this process's samples, in one batch or several. members: of each sample, over all processes.
-            samples: of the update, over all processes.
+            samples: of the update, over all processes. alone: only this process's part of the terms, with no gradient.
         """
         found = [
             self._add(piece, members, len(piece.keys) / samples, piece is pieces[-1], backward) for piece in pieces
         ]
         total = {name: torch.stack([terms[name] for terms in found]).sum() for name in found[0]}
-        return dict(zip(total, self.mesh.sum(torch.stack(list(total.values()))), strict=True))
+        return total if alone else dict(zip(total, self.mesh.sum(torch.stack(list(total.values()))), strict=True))
 
     def _add(self, batch: Batch, members: int, share: float, last: bool, backward: bool) -> Terms:
         if not backward:

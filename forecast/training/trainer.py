@@ -77,7 +77,7 @@ class Trainer:
         self.objective = parallelize.Objective(self.model, self.section, self.mesh)
         self.optimizer = Optimizers(self.model, self.section)
         self.average = Average(self.model, self.section.ema)
-        run = Run(config, self.model, self.average, data, self.device)
+        run = Run(config, self.model, self.average, data, self.device, self.mesh)
         self.techniques = Techniques(self.section.techniques, run, self.mesh.shared)
         self.counters: dict[str, Any] = {"update": 0, "metrics": 0, "seconds": 0.0, "best": None, "best_update": None}
 
@@ -173,10 +173,10 @@ class Trainer:
         self.average.update(update + 1)
         return {**values, "lr": plan.lr, "rollout": plan.rollout}
 
-    def _evaluate(self, now: Now, batches: Sequence[Batch], backward: bool = True) -> Terms:
+    def _evaluate(self, now: Now, batches: Sequence[Batch], backward: bool = True, alone: bool = False) -> Terms:
         """The terms of the loss over all processes; its gradient is added to `.grad`."""
         self.objective.changed = partial(self.techniques.terms, now)
-        return self.objective(batches, now.members, self.section.batch_size, backward)
+        return self.objective(batches, now.members, self.section.batch_size, backward, alone)
 
     def _validate(self, done: int, monitor: Monitor) -> bool:
         """Score the averaged weights; whether they are the best so far."""

@@ -20,6 +20,7 @@ from forecast.models.forecaster import Forecaster
 from forecast.models.offers import Step
 from forecast.training.curriculum import Update
 from forecast.training.ema import Average
+from forecast.training.mesh import Mesh
 
 Terms = dict[str, Tensor]
 """name -> term of the loss; `loss` is their sum"""
@@ -30,9 +31,12 @@ Advance = Callable[[float], None]
 
 
 class Evaluate(Protocol):
-    """Measures the loss at the weights as they are and, if wished, adds its gradient to `.grad`."""
+    """Measures the loss at the weights as they are and, if wished, adds its gradient to `.grad`.
 
-    def __call__(self, backward: bool = True) -> Terms: ...
+    Over all processes; `alone`, without a gradient, this process's part, the parts adding up to the loss.
+    """
+
+    def __call__(self, backward: bool = True, alone: bool = False) -> Terms: ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Run:
 
     Attributes:
         config: of the run. model, average: as they are, always. data: training windows. device: of the model.
+        mesh: the processes that share the work.
     """
 
     config: Config
@@ -48,6 +53,7 @@ class Run:
     average: Average
     data: Dataset
     device: torch.device
+    mesh: Mesh
 
     def parameters(self) -> dict[str, Tensor]:
         """The weights that learn, by name."""

@@ -136,8 +136,8 @@ class _Around:
     now: Now
     inner: Evaluate
 
-    def __call__(self, backward: bool = True) -> Terms:
-        return self.technique.gradients(self.now, self.inner) if backward else self.inner(backward=False)
+    def __call__(self, backward: bool = True, alone: bool = False) -> Terms:
+        return self.technique.gradients(self.now, self.inner) if backward else self.inner(False, alone)
 
 
 def _drawn(technique: Technique[Any], plan: Update, make: Make, windows: np.ndarray) -> Draw:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from forecast.core import config as configs
 from forecast.core.technique_sections import AnyTechnique
 from forecast.training.curriculum import Update
+from forecast.training.mesh import Mesh
 from forecast.training.techniques.base import Now, Technique
 from forecast.training.techniques.compose import TECHNIQUES
 from tests import tiny
@@ -36,7 +37,7 @@ class Quadratic(nn.Module):
         away = self.w - self.c
         return away @ self.A @ away / 2
 
-    def evaluate(self, backward: bool = True) -> dict[str, Tensor]:
+    def evaluate(self, backward: bool = True, alone: bool = False) -> dict[str, Tensor]:
         """As the Trainer's: adds to `.grad`."""
         self.passes += 1
         loss = self.loss()
@@ -54,6 +55,7 @@ def technique(model: nn.Module, **section: Any) -> Technique[Any]:
     run: Any = SimpleNamespace(
         model=model,
         device=torch.device("cpu"),
+        mesh=Mesh(),
         config=SimpleNamespace(seed=1, loss=SimpleNamespace(terms={}), model=SimpleNamespace(kind="graph_transformer")),
         parameters=lambda: dict(model.named_parameters()),
     )

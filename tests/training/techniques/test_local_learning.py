@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def gradients(made: Trainer, peak: list[int] | None = None) -> dict[str, torch.T
     made.model.zero_grad()
     given, held = batch(made), Held()
     with torch.autograd.graph.saved_tensors_hooks(held.pack, held.unpack):
-        made.techniques.gradients(bench.now(), lambda backward=True: made._evaluate(bench.now(), given, backward))
+        made.techniques.gradients(bench.now(), functools.partial(made._evaluate, bench.now(), [given]))
     if peak is not None:
         peak.append(held.most)
     return {name: p.grad.clone() for name, p in made.model.named_parameters() if p.grad is not None}
@@ -97,7 +98,7 @@ def test_each_block_learns_from_its_own_loss_alone(archive, tmp_path):
     local = made.techniques.each[0]
     model.zero_grad()
     with local._cut():
-        terms = made._evaluate(bench.now(), given, backward=False)
+        terms = model.training_loss(given, 2, given.keys)
     first = {name for name, p in model.named_parameters() if p.grad is not None}
     assert all(model.get_parameter(name).grad.allclose(whole[name], rtol=1e-5, atol=1e-7) for name in first)
     assert {"network.layers.1.mlp.0.weight", "network.encoder.embed.weight"} <= first

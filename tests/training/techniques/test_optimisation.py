@@ -136,10 +136,10 @@ def test_a_zeroth_order_step_is_the_slope_along_keyed_noise():
     before, slope = model.w.detach().clone(), model.slope()
     technique.gradients(bench.now(7), model.evaluate)
     assert model.w.grad is None and model.w.equal(before) and model.passes == 4
-    z = [technique._direction(7, k)[0] for k in range(2)]
+    z = [technique._direction(7, 0, k)[0] for k in range(2)]
     exact = torch.stack([slope @ direction for direction in z])
-    assert technique.kept["slopes"].dtype == torch.uint8 and technique.kept["slopes"].shape == (2,)
-    assert torch.allclose(zeroth_order.decode(technique.kept["slopes"]), exact, rtol=0.125)
+    assert technique.kept["slopes"].dtype == torch.uint8 and technique.kept["slopes"].shape == (1, 2)
+    assert torch.allclose(zeroth_order.decode(technique.kept["slopes"])[0], exact, rtol=0.125)
     technique.step(bench.now(7), 0.01, lambda lr: pytest.fail("the optimiser's step is replaced"))
     slopes = zeroth_order.decode(zeroth_order.encode(exact))
     expected = before - 0.01 * (slopes[0] * z[0] + slopes[1] * z[1]) / 2
@@ -151,7 +151,9 @@ def test_who_knows_seed_and_byte_makes_the_same_step():
     one, other = (bench.technique(model, name="zeroth_order") for model in (ours, theirs))
     for update in range(30):
         one.gradients(bench.now(update), ours.evaluate)
-        other.kept["slopes"] = torch.frombuffer(bytearray(bytes(one.kept["slopes"].tolist())), dtype=torch.uint8)
+        other.kept["slopes"] = torch.frombuffer(bytearray(bytes(one.kept["slopes"][0].tolist())), dtype=torch.uint8)[
+            None
+        ]
         one.step(bench.now(update), 0.02, lambda lr: None)
         other.step(bench.now(update), 0.02, lambda lr: None)
     assert theirs.passes == 0 and ours.w.equal(theirs.w)
