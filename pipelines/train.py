@@ -16,6 +16,7 @@ from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build
 from forecast.training.checkpoint import Checkpoints
 from forecast.training.mesh import joined
+from forecast.training.parallelize import divide
 from forecast.training.preempt import restarted
 from forecast.training.resume import take_over
 from forecast.training.trainer import Trainer
@@ -23,29 +24,28 @@ from forecast.training.validate import Validation
 
 
 def train(config: Config, resume: bool = False, until: int | None = None) -> Path:
-    """Train the forecaster of `config`.
+    """Train the forecaster of `config`, whose store is there, to the curriculum's end.
 
     Args:
-        config: the run; its store must have been ingested.
-        resume: go on from the newest checkpoint, or begin where there is none.
-        until: stop, with a checkpoint, after so many updates; all of the curriculum if absent.
+        resume: go on from the newest checkpoint, if any. until: stop, with a checkpoint, after so many updates.
 
     Returns:
         The training folder: `latest` and `best` checkpoints, `metrics.jsonl`, `curves.png`.
 
     Raises:
-        ForecastError: a store or processes that do not fit the config, checkpoints that would be overwritten, a changed
-            config, a loss that is not finite, a signal to stop.
+        ForecastError: what does not fit, checkpoints that would be overwritten, a loss that is not finite.
     """
     checkpoints = Checkpoints(config.path("training"), config.training.keep)
     with joined(config.training) as mesh:
         newest = mesh.told(lambda: checkpoints.find(resume or restarted()))
         truth = Store.open(config.path(config.store.path))
         analysis = Store.open(config.path(config.store.analysis)) if config.store.analysis else None
-        data = Dataset(config.data, config.data.train, truth, analysis, config.training.analysis_share)
-        held_out = Dataset(config.data, config.data.validation, truth, analysis)
+        model = forecaster(config, truth)
+        points = divide(model, config.training, mesh)
+        data = Dataset(config.data, config.data.train, truth, analysis, config.training.analysis_share, points)
+        held_out = Dataset(config.data, config.data.validation, truth, analysis, points=points)
         validation = Validation(held_out, config.training, config.seed)
-        trainer = Trainer(config, forecaster(config, truth), data, validation, checkpoints, mesh)
+        trainer = Trainer(config, model, data, validation, checkpoints, mesh)
         if newest is not None:
             trainer.resume(newest)
         elif config.training.start_from is not None:

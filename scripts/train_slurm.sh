@@ -1,21 +1,25 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=forecast-train
 #SBATCH --nodes=1
-#SBATCH --ntasks=1
+#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
-#SBATCH --gpus=1
+#SBATCH --gpus-per-node=1
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 #
-# Trains on one node with one process, and queues itself again two minutes before its wall time, as often as it takes:
-# it goes on from the last checkpoint. From the repository's root, after `bash scripts/setup.sh` on a login node:
+# Trains with one process or many, and queues itself again two minutes before its wall time, as often as it takes: it
+# goes on from the last checkpoint. From the repository's root, after `bash scripts/setup.sh` on a login node:
 #
 #   sbatch scripts/train_slurm.sh CONFIG OUT [further options of `forecast train`]
 #
-# Options of sbatch override the lines above: sbatch --gpus=0 --time=2:00:00 scripts/train_slurm.sh demo runs/demo
+# Options of sbatch override the lines above: sbatch --gpus-per-node=0 scripts/train_slurm.sh demo runs/demo
+# One task for each GPU; how they share the work is said by training.mesh (docs/parallel.md):
+#
+#   sbatch --nodes=16 --ntasks-per-node=4 --gpus-per-node=4 scripts/train_slurm.sh aifs_crps_n320 OUT \
+#       --set training.mesh.grid=4
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -45,6 +49,10 @@ queue_again() {
 }
 trap queue_again USR1
 
-"$forecast" train "$config" --out "$out" "${resume[@]}" "${@:3}" &
+start=()
+if [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
+    start=(srun --kill-on-bad-exit=1)
+fi
+"${start[@]}" "$forecast" train "$config" --out "$out" "${resume[@]}" "${@:3}" &
 training=$!
 wait "$training"

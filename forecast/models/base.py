@@ -67,13 +67,13 @@ class Forecaster(nn.Module):
         inputs: columns of what the network may read: states, forcings, static fields, step flag.
         precision: of the network's matrix products: float32, bfloat16 or auto. Kept with the weights.
         rescored: what training makes of the scores (S, B, G, V) of a rollout's steps, if it has a say in them.
-        noise_shape: (N, C) mesh nodes and noise channels of one member and step.
+        noise_shape: (N, C) mesh nodes and noise channels of one member and step. points: of the grid that it is given.
     """
 
     def __init__(self, section: Any, fields: Fields, loss: LossSection) -> None:
         super().__init__()
         self.section, self.fields, self.loss = section, fields, loss
-        self.precision = "float32"
+        self.precision, self.points = "float32", fields.grid_size
         self.rescored: Callable[[Tensor, Sequence[Step]], Tensor] | None = None
         self.normalise = Normaliser(fields, fields.variables)
         self.normalise_static = Normaliser(fields, fields.static)
@@ -278,11 +278,20 @@ class Forecaster(nn.Module):
 
     def _noise(self, keys: Sequence[int], members: int, step: int) -> Tensor:
         """(B, M, N, C) from the samples' keys."""
-        each = [seeding.key(key, "train-noise", member, step) for key in keys for member in range(members)]
-        return noises.draw(each, self.noise_shape, self.lower.device).unflatten(0, (len(keys), members))
+        here = self._members(members)
+        each = [seeding.key(key, "train-noise", member, step) for key in keys for member in here]
+        return self.draw(each).unflatten(0, (len(keys), len(here)))
+
+    def _members(self, members: int) -> Sequence[int]:
+        """Those that are computed here."""
+        return range(members)
+
+    def draw(self, keys: Sequence[int]) -> Tensor:
+        """(len(keys), N, C) standard normals of members and steps with such keys."""
+        return noises.draw(keys, self.noise_shape, self.lower.device)
 
     def _check(self, batch: Batch) -> None:
-        shape = (self.fields.grid_size, len(self.fields.variables))
+        shape = (self.points, len(self.fields.variables))
         if tuple(batch.states.shape[2:]) != shape or batch.input_steps != self.fields.input_steps:
             raise ForecastError(
                 f"batch of states {tuple(batch.states.shape)} with {batch.input_steps} input steps; the forecaster "
@@ -318,20 +327,6 @@ def load_teacher(folder: str, fields: Fields) -> Forecaster:
     if differing:
         raise ForecastError(f"loss.terms: the teacher {folder} has other {differing[0]}: train both on one store")
     return teacher
-
-
-def multiplies_in_half(precision: str, device: torch.device) -> bool:
-    """Whether the network's matrices are multiplied in bfloat16; states, norms, attention and scores never are.
-
-    `auto` takes bfloat16 where the device multiplies it natively (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX);
-    elsewhere it would be slower than float32.
-    """
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older torch
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _increments(fields: Fields, normaliser: Normaliser) -> Tensor:

@@ -20,11 +20,11 @@ from forecast.core.sections import LossSection
 from forecast.data.batch import Batch
 from forecast.losses.variational import annealed
 from forecast.models import diagnosis
-from forecast.models import noise as noises
-from forecast.models.base import Forecaster, Outcome, clock, multiplies_in_half
+from forecast.models.base import Forecaster, Outcome, clock
 from forecast.models.features import Features
 from forecast.models.fields import Fields
 from forecast.models.latent import Gaussian, divergence
+from forecast.models.precision import multiplies_in_half
 from forecast.models.variational import VariationalNetwork
 
 READ_FEATURES = ("event", "distribution", "members", "rollout")
@@ -100,7 +100,7 @@ class FuxiForecaster(Forecaster):
     def _train(self, past: list[Tensor], truth: Tensor, known: Known, noise: Tensor) -> Outcome:
         """A step of several members; those of the posterior come first."""
         members = noise.shape[1]
-        chosen = slice(0, members - self.prior_members(members))
+        chosen = slice(0, self._of_posterior(members))
         others = slice(chosen.stop, members)
         p = self.prior(past, known, noise)
         if self.network.posterior is None:
@@ -115,6 +115,10 @@ class FuxiForecaster(Forecaster):
         state, features = self._decode(past, torch.cat(drawn, dim=1), known)
         shown = {"kl": kl, "beta": kl.new_tensor(self.beta)}
         return Outcome(state, features, {"kl": self.beta * kl} if self.section.divergence.beta else {}, shown)
+
+    def _of_posterior(self, members: int) -> int:
+        """How many of the members that are computed here are drawn from the posterior."""
+        return members - self.prior_members(members)
 
     def prior(self, past: list[Tensor], known: Known, noise: Tensor) -> Gaussian:
         """P of past states (B, M or 1, G, P); noise (B, M, n), which decides dropout."""
@@ -178,7 +182,7 @@ class FuxiForecaster(Forecaster):
             past = [states[:, None, t, :, : self.prognostic] for t in range(inputs)]
             known = self._forcings(batch.forcings)[:, inputs - 1], clock(batch.dates[:, inputs - 1], 0, states.device)
             keys = [seeding.key(seed, "diagnosis", key, member) for key in batch.keys for member in range(members)]
-            noise = noises.draw(keys, self.noise_shape, states.device).unflatten(0, (len(batch.keys), members))
+            noise = self.draw(keys).unflatten(0, (len(batch.keys), members))
             p, truth = self.prior(past, known, noise), states[:, inputs]
             made = {"prior": self._decode(past, self._draw(p, noise), known)[0]}
             q = None

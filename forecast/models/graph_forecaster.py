@@ -9,10 +9,11 @@ from forecast.core.grids import from_points
 from forecast.core.model_sections import GraphTransformerSection
 from forecast.core.sections import LossSection
 from forecast.models import graph as graphs
-from forecast.models.base import Forecaster, Outcome, multiplies_in_half
+from forecast.models.base import Forecaster, Outcome
 from forecast.models.bounding import Bounds
 from forecast.models.fields import Fields
 from forecast.models.graph_transformer import GraphTransformer
+from forecast.models.precision import multiplies_in_half
 from forecast.models.residual import Truncation
 
 

@@ -85,10 +85,14 @@ class Waves(nn.Module):
         rows, nodes, fields = x.shape
         half = "_half" if x.dtype == torch.bfloat16 else ""
         analysis, synthesis = getattr(self, f"analysis{half}"), getattr(self, f"synthesis{half}")
-        coefficients = (analysis @ x.transpose(0, 1).reshape(nodes, -1)).view(-1, rows, fields)
+        coefficients = self._all(analysis @ x.transpose(0, 1).reshape(nodes, -1)).view(-1, rows, fields)
         filtered = (coefficients * gain[self.get_buffer("degrees")]).to(x.dtype)
         out = (synthesis @ filtered.view(len(filtered), -1)).view(3, nodes, rows, fields)
         return out.permute(2, 1, 0, 3).flatten(2)
+
+    def _all(self, coefficients: Tensor) -> Tensor:
+        """Coefficients of all nodes, from those of the nodes that are here."""
+        return coefficients
 
 
 class HarmonicLayer(nn.Module):

@@ -13,18 +13,28 @@ from forecast.core import seeding
 from forecast.models import normals, operators
 
 
-def draw(keys: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+def draw(
+    keys: Sequence[int],
+    shape: Sequence[int],
+    device: torch.device | str = "cpu",
+    parts: Sequence[slice] | None = None,
+) -> Tensor:
     """(len(keys), *shape) float32 standard normals on `device`, the same bits on any.
 
     Args:
         keys: one `seeding.key` per block, whose numbers depend on nothing else. shape: mesh nodes and noise channels.
+        parts: of a block's numbers, those that are wanted; together as many as `shape` holds. All if absent.
     """
-    size, device = math.prod(shape), torch.device(device)
+    device = torch.device(device)
+    wanted = [slice(0, math.prod(shape))] if parts is None else parts
+    pieces = [_piece(keys, part.start, part.stop - part.start, device) for part in wanted]
+    return (pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)).reshape(-1, *shape)
+
+
+def _piece(keys: Sequence[int], offset: int, size: int, device: torch.device) -> Tensor:
     if device.type == "cpu":
-        blocks = torch.from_numpy(np.stack([seeding.normal(key, size) for key in keys]))
-    else:
-        blocks = normals.normal(keys, size, device)
-    return blocks.reshape(-1, *shape)
+        return torch.from_numpy(np.stack([seeding.normal(key, size, offset) for key in keys]))
+    return normals.normal(keys, size, device, offset)
 
 
 class NoiseEmbedding(nn.Sequential):

@@ -12,13 +12,14 @@ from forecast.core.normals import LN2, LOGARITHM, MULTIPLIERS, ROOT_HALF, ROUNDS
 _LOW = 0xFFFFFFFF
 
 
-def normal(keys: Sequence[int], size: int, device: torch.device | str) -> Tensor:
-    """(len(keys), size) float32, each row `seeding.normal(key, size)`."""
+def normal(keys: Sequence[int], size: int, device: torch.device | str, offset: int = 0) -> Tensor:
+    """(len(keys), size) float32, each row `seeding.normal(key, size, offset)`."""
     key = torch.tensor([[part & _LOW, part >> 32] for part in keys], dtype=torch.int64).to(device)
-    block = torch.arange((size + 1) // 2, device=device)
+    block = torch.arange(offset // 2, (offset + size + 1) // 2, device=device)
     words = _philox(block, key[:, :1], key[:, 1:])
     pairs = torch.stack([_normal(words[1], words[0]), _normal(words[3], words[2])], dim=-1)
-    return pairs.flatten(1)[:, :size].contiguous()
+    begin = offset % 2
+    return pairs.flatten(1)[:, begin : begin + size].contiguous()
 
 
 def _philox(block: Tensor, k0: Tensor, k1: Tensor) -> list[Tensor]:

@@ -17,6 +17,9 @@ from forecast.core.progress import console
 from forecast.core.sections import TrainingSection
 from forecast.data.batch import Batch
 from forecast.models.forecaster import Forecaster
+from forecast.models.fuxi_forecaster import FuxiForecaster
+from forecast.models.graph_forecaster import GraphForecaster
+from forecast.training import divided_graph, divided_windows, sharded, sharing
 from forecast.training.mesh import Mesh
 
 
@@ -40,6 +43,28 @@ def device(name: str, mesh: Mesh | None = None) -> torch.device:
     return taken
 
 
+def divide(model: Forecaster, section: TrainingSection, mesh: Mesh) -> slice:
+    """Leave to the model what this process computes of members and points, in place; returns the points.
+
+    Raises:
+        ForecastError: what can't be divided so.
+    """
+    if mesh.ensemble.size * mesh.grid.size == 1:
+        return slice(0, model.fields.grid_size)
+    if section.compile and mesh.grid.size > 1:
+        raise ForecastError("training.compile does not work with a grid axis, whose exchanges it can't see: set it off")
+    if isinstance(model, FuxiForecaster):
+        part = sharing.apply(model, mesh, divided_windows.points(model.network.geometry, mesh.grid))
+        if mesh.grid.size > 1:
+            divided_windows.divide(model, part)
+    else:
+        assert isinstance(model, GraphForecaster)
+        part = sharing.apply(model, mesh, mesh.grid.parts(model.fields.grid_size))
+        if mesh.grid.size > 1:
+            divided_graph.divide(model, part)
+    return part.mine
+
+
 Terms = dict[str, Tensor]
 """name -> term of the loss; `loss` is their sum"""
 
@@ -60,13 +85,15 @@ class Objective:
     def __init__(self, model: Forecaster, section: TrainingSection, mesh: Mesh) -> None:
         self.model, self.mesh = model, mesh
         model.precision = section.precision
-        if mesh.ensemble.size * mesh.grid.size > 1:
-            raise ForecastError("training.mesh: only the data axis is there yet")
         if section.compile:
             model.network.compile()
         self.changed: Callable[[Terms], Terms] = lambda terms: terms
         self._alone = _Part(self)
-        self._together: nn.Module = _replicated(self._alone) if mesh.spread else self._alone
+        self._together: nn.Module = self._alone
+        if mesh.spread and section.mesh.parameters == "sharded":
+            sharded.shard(model, section, mesh)
+        elif mesh.spread:
+            self._together = _replicated(self._alone, section)
 
     def __call__(
         self, pieces: Sequence[Batch], members: int, samples: int, backward: bool = True, alone: bool = False
@@ -92,6 +119,10 @@ class Objective:
             terms["loss"].backward()
         return _detached(terms)
 
+    def clip(self, most: float) -> Tensor:
+        """Scale the gradient down to norm `most` where it is above; returns the norm before."""
+        return sharded.whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), most))
+
 
 class _Part(nn.Module):
     """The terms of a batch's loss times its share of the samples."""
@@ -109,14 +140,25 @@ def _detached(terms: Terms) -> Terms:
     return {name: term.detach() for name, term in terms.items()}
 
 
-def _replicated(part: _Part) -> DistributedDataParallel:
+def _replicated(part: _Part, section: TrainingSection) -> DistributedDataParallel:
     """Weights on every process, gradients summed as they come; all processes have made the same weights."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its successor still syncs once
-        idle = part.model.section.kind != "graph_transformer" or bool(part.model.loss.terms)
+        idle = _may_idle(part.model, section)
         wrapped = DistributedDataParallel(part, broadcast_buffers=False, init_sync=False, find_unused_parameters=idle)
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")  # of patches with one channel
     wrapped.register_comm_hook(None, lambda _, bucket: _sum(bucket))
     return wrapped
+
+
+def _may_idle(model: Forecaster, section: TrainingSection) -> bool:
+    """Whether there are updates in which some parameters have no part."""
+    if model.loss.terms or section.techniques or any(stage.members == 1 for stage in section.stages):
+        return True
+    if not isinstance(model, FuxiForecaster):
+        return False
+    divergence = model.section.divergence
+    return not divergence.beta or divergence.balance in (0, 1) or model.section.prior_share == 1
 
 
 def _sum(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

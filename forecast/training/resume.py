@@ -16,6 +16,7 @@ from forecast.core.times import format_duration
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import load_forecaster, read_side_car
 from forecast.training.curriculum import Curriculum
+from forecast.training.sharded import laid_out
 
 _SECTIONS = ("seed", "data", "model", "loss", "training")
 _HARMLESS = {
@@ -92,7 +93,7 @@ def take_over(model: Forecaster, folder: str) -> None:
     fresh = []
     for name, parameter in model.named_parameters():
         if name in weights and weights[name].shape == parameter.shape:
-            parameter.copy_(weights[name])
+            parameter.copy_(laid_out(weights[name], parameter))
         else:
             fresh.append(name)
     total = sum(1 for _ in model.parameters())

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from forecast.core.config import Config
 from forecast.core.errors import ForecastError, Stopped
@@ -166,7 +165,7 @@ class Trainer:
         now = Now(update, plan, plan.members or self.section.members)
         batches = [self.techniques.batch(now, piece) for piece in pieces]
         terms = self.techniques.gradients(now, partial(self._evaluate, now, batches))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.clip_norm)
+        norm = self.objective.clip(self.section.clip_norm)
         values = {name: term.item() for name, term in {**terms, "gradient_norm": norm}.items()}
         _check_finite(update + 1, values, [date for batch in batches for date in batch.dates[:, 0]])
         self.techniques.step(now, self.optimizer.step)

@@ -15,7 +15,6 @@ from forecast.core.sections import TrainingSection
 from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset
 from forecast.data.loader import collate
-from forecast.models import noise
 from forecast.models.base import clock
 from forecast.models.forecaster import Forecaster
 from forecast.training.mesh import Mesh
@@ -46,7 +45,7 @@ class Validation:
             windows[np.linspace(0, len(windows) - 1, section.validation_starts).round().astype(int)]
         )
         areas = data.truth.grid.areas
-        self._weights = areas / areas.sum()
+        self._weights = (areas / areas.sum())[data.points]
         stdev = data.truth.statistics["stdev"][data.truth.position(data.variables)]
         self._stdev = dict(zip(data.variables, stdev, strict=True))
 
@@ -66,12 +65,13 @@ class Validation:
         sums = Sums.zeros(statistics_of(METRICS), {}, self.data.variables, starts, steps, ["globe"],
                           members=self.section.members)  # fmt: skip
         mesh = mesh or Mesh()
-        for turn in range(0, len(self.firsts), mesh.size):
-            mine = turn + mesh.rank
+        groups = mesh.size // mesh.grid.size
+        for turn in range(0, len(self.firsts), groups):
+            mine = turn + mesh.rank // mesh.grid.size
             batch = self._window(self.firsts[mine % len(self.firsts)], len(steps))
             for s, members in enumerate(rollout(model, batch.to(device), self.section.members, self.seed)):
                 if mine < len(self.firsts):
-                    self._add(sums, mine, s, members, batch.targets[0, s].numpy())
+                    self._add(sums, mine, s, members, batch.targets[0, s].numpy(), once=mesh.grid.rank == 0)
         for values in (array.values for each in (sums.sum, sums.weight) for array in each.values()):
             values[:] = mesh.sum(torch.from_numpy(values).to(device)).cpu().numpy()
         first_steps = (self._window(first, 1).to(device) for first in self.firsts)
@@ -81,13 +81,13 @@ class Validation:
         """A batch of the one window of `steps` steps that begins at position `first`."""
         return collate([self.data.read(int(first), steps, int(first))], self.data.data.input_steps)
 
-    def _add(self, sums: Sums, start: int, step: int, members: np.ndarray, truth: np.ndarray) -> None:
-        """Take in members (M, G, V) and truth (G, V) of one start and step."""
+    def _add(self, sums: Sums, start: int, step: int, members: np.ndarray, truth: np.ndarray, once: bool) -> None:
+        """Take in members (M, G, V) and truth (G, V) of one start and step, or of some points; one part counts."""
         for v in range(len(self.data.variables)):
             matchup = Matchup(members[..., v], truth[..., v])
             for statistic in statistics_of(METRICS):
                 sums.sum[statistic.name].values[v, start, step, 0] = statistic.of(matchup) @ self._weights
-                sums.weight[statistic.name].values[v, start, step, 0] = 1.0
+                sums.weight[statistic.name].values[v, start, step, 0] = float(once)
 
     def _scores(self, sums: Sums) -> dict[str, Any]:
         scores: dict[str, Any] = {}
@@ -109,7 +109,7 @@ def rollout(model: Forecaster, batch: Batch, members: int, seed: int) -> Iterato
     start = batch.dates[0, batch.input_steps - 1]
     for step in range(batch.rollout):
         keys = [seeding.key(seed, "validation-noise", start, member, step) for member in range(members)]
-        drawn = noise.draw(keys, model.noise_shape, window.device)[None]
+        drawn = model.draw(keys)[None]
         newest = batch.input_steps - 1 + step
         times = clock(batch.dates[:, newest], step, window.device)
         state = model.step(window, batch.forcings[:, newest], step == 0, drawn, times)

@@ -9,8 +9,8 @@ from forecast.core.model_sections import GraphTransformerSection
 from forecast.core.sections import LossSection
 from forecast.losses import almost_fair_crps, weights
 from forecast.models import noise
-from forecast.models.base import multiplies_in_half
 from forecast.models.forecaster import build
+from forecast.models.precision import multiplies_in_half
 from tests.models.small import SMALL, batch, fields, trained
 
 
