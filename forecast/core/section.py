@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from forecast.core.times import parse_time
+
+Time = Annotated[np.datetime64, BeforeValidator(parse_time)]
 
 
 class Section(BaseModel):

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
 from forecast.core.section import Section as Section
+from forecast.core.section import Time as Time
 from forecast.core.technique_sections import AnyTechnique, check_together
-from forecast.core.times import parse_duration, parse_time
+from forecast.core.times import parse_duration
 
-Time = Annotated[np.datetime64, BeforeValidator(parse_time)]
 Duration = Annotated[np.timedelta64, BeforeValidator(parse_duration)]
 
 
@@ -163,7 +163,7 @@ class TrainingSection(Section):
 
     @model_validator(mode="after")
     def _techniques_combine(self) -> TrainingSection:
-        check_together(self.techniques)
+        check_together(self.techniques, self.accumulate, self.mesh.parameters == "sharded")
         return self
 
 

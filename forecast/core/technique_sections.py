@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from forecast.core.section import Section
+from forecast.core.section import Section, Time
 
 AXES = frozenset({"data", "ensemble", "grid"})
 """of a mesh of processes: samples, members, points"""
@@ -20,10 +20,13 @@ class TechniqueSection(Section):
 
     Attributes:
         excludes: techniques that it does not combine with. mesh: axes of a mesh over which it works.
+        in_pieces: whether a batch may come in pieces (`training.accumulate`). sharded: whether weights may be sharded.
     """
 
     excludes: ClassVar[frozenset[str]] = frozenset()
     mesh: ClassVar[frozenset[str]] = AXES
+    in_pieces: ClassVar[bool] = True
+    sharded: ClassVar[bool] = False
 
     name: str
 
@@ -90,6 +93,7 @@ class LocalLearning(TechniqueSection):
     decay: float = Field(0.999, ge=0, lt=1, description="of the averages of the next block's weights")
     excludes: ClassVar[frozenset[str]] = frozenset({"zeroth_order", "sam", "adahessian"})
     mesh: ClassVar[frozenset[str]] = frozenset()
+    in_pieces: ClassVar[bool] = False
 
 
 class Population(TechniqueSection):
@@ -104,6 +108,127 @@ class Population(TechniqueSection):
     factors: tuple[float, float] = Field((0.8, 1.2), description="one of which a copied value is multiplied with")
     spread: float = Field(2.0, ge=1, description="first values lie within this factor of the config's")
     mesh: ClassVar[frozenset[str]] = frozenset()
+    sharded: ClassVar[bool] = True
+
+
+class Reweighting(TechniqueSection):
+    """Samples of an update weighted by their losses."""
+
+    name: Literal["reweighting"] = "reweighting"
+    strategy: Literal["linear_upper", "quadratic", "extremes"] = Field(
+        "linear_upper", description="easy samples weigh less; easy and hardest less; easy and hardest more"
+    )
+    delta: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="as it grows the weights become equal")
+    mesh: ClassVar[frozenset[str]] = frozenset()
+    in_pieces: ClassVar[bool] = False
+
+
+class MultiSampleDropout(TechniqueSection):
+    """The mean loss over several dropout masks of the features that the decoder's head reads."""
+
+    name: Literal["multi_sample_dropout"] = "multi_sample_dropout"
+    masks: int = Field(8, ge=1)
+    rate: float = Field(0.1, ge=0, lt=1, description="share of features dropped")
+    excludes: ClassVar[frozenset[str]] = frozenset({"generations"})
+    mesh: ClassVar[frozenset[str]] = frozenset({"data"})
+    sharded: ClassVar[bool] = True
+
+
+class InstanceNoise(TechniqueSection):
+    """Noise on the states of all windows that falls to none."""
+
+    name: Literal["instance_noise"] = "instance_noise"
+    sigma: float = Field(0.1, ge=0, description="at first, in standard deviations of each variable")
+    until: float = Field(0.5, gt=0, le=1, description="share of the updates over which it falls to zero")
+    mesh: ClassVar[frozenset[str]] = frozenset({"data", "ensemble"})
+    sharded: ClassVar[bool] = True
+
+
+class HardRegions(TechniqueSection):
+    """Regions that have become easy are left out of the score."""
+
+    name: Literal["hard_regions"] = "hard_regions"
+    ratio: float = Field(0.5, ge=0, lt=1, description="share of the area left out at the end, from 0 at first")
+    across: int = Field(4, ge=1, description="regions are so many grid points wide and high")
+    decay: float = Field(0.99, ge=0, lt=1, description="of each region's average score")
+    mesh: ClassVar[frozenset[str]] = frozenset({"data"})
+    sharded: ClassVar[bool] = True
+
+
+class DateSelection(TechniqueSection):
+    """Only the most useful dates of the training period, chosen by two trained forecasters."""
+
+    name: Literal["date_selection"] = "date_selection"
+    prior: str = Field(description="checkpoint of a forecaster of the whole archive")
+    conditional: str = Field(description="checkpoint of the same after some training on what is aimed at")
+    keep: float = Field(0.25, gt=0, le=1, description="share of the windows")
+    excludes: ClassVar[frozenset[str]] = frozenset({"cluster_batches"})
+    sharded: ClassVar[bool] = True
+
+
+class ClusterBatches(TechniqueSection):
+    """Batches of unlike weather: no two samples of one cluster, as far as that goes."""
+
+    name: Literal["cluster_batches"] = "cluster_batches"
+    clusters: int = Field(8, ge=1, description="1: the plain order")
+    across: int = Field(4, ge=1, description="states are told by means over regions so many points wide and high")
+    sharded: ClassVar[bool] = True
+
+
+class ArchiveBandit(TechniqueSection):
+    """Gradients of auxiliary archives, mixed in by how well they agree with that of the run's own."""
+
+    name: Literal["archive_bandit"] = "archive_bandit"
+    archives: tuple[str, ...] = Field(min_length=1, description="stores, under the run's root unless absolute")
+    policy: Literal["exp3", "ucb1"] = "ucb1"
+    beta: float = Field(1.0, ge=0, description="weight of the auxiliary gradient")
+    excludes: ClassVar[frozenset[str]] = frozenset({"zeroth_order", "local_learning", "reweighting", "hard_regions"})
+    mesh: ClassVar[frozenset[str]] = frozenset()
+
+
+class Generations(TechniqueSection):
+    """Self-distillation: what the forecaster was some updates ago teaches it."""
+
+    name: Literal["generations"] = "generations"
+    alpha: float = Field(0.5, ge=0, le=1, description="weight of the truth; 1: plain training")
+    every: int = Field(500, ge=1, description="updates of a generation; the first has no teacher")
+    mesh: ClassVar[frozenset[str]] = frozenset({"data"})
+
+
+class Adaptation(TechniqueSection):
+    """Fine-tuning on a new analysis version that does not forget the old."""
+
+    name: Literal["adaptation"] = "adaptation"
+    sources: tuple[str, ...] = Field(
+        min_length=1, description="checkpoints of the run that is adapted, of equal kind; their mean is the prior's"
+    )
+    strength: float = Field(1e-8, ge=0, description="of the prior of the weights")
+    variance: float = Field(1.0, gt=0, description="of the prior, where there is one source")
+    restore: float = Field(0.03, ge=0, le=1, description="share of weights, of least Fisher information, put back")
+    excludes: ClassVar[frozenset[str]] = STEPS
+
+
+class Unlearning(TechniqueSection):
+    """Taking back what was learnt from a bad period."""
+
+    name: Literal["unlearning"] = "unlearning"
+    forget: tuple[Time, Time] = Field(description="first and last date; a window with a truth between is forgotten")
+    method: Literal["blindspot", "saliency"] = Field(
+        "blindspot",
+        description="a proxy that never saw the period teaches; or wrong truths for the weights that matter",
+    )
+    proxy: str | None = Field(None, description="of blindspot: checkpoint of a forecaster of the other dates")
+    share: float = Field(0.5, gt=0, le=1, description="of saliency: share of the weights that may change")
+    samples: int = Field(16, ge=1, description="of saliency: windows of the period that tell which")
+    excludes: ClassVar[frozenset[str]] = STEPS | {"generations", "multi_sample_dropout", "date_selection"}
+    mesh: ClassVar[frozenset[str]] = frozenset({"data"})
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Unlearning:
+        if (self.method == "blindspot") != (self.proxy is not None):
+            raise ValueError("`proxy` goes with `method: blindspot`, which needs it")
+        return self
 
 
 _SECTIONS: tuple[type[TechniqueSection], ...] = (
@@ -114,6 +239,16 @@ _SECTIONS: tuple[type[TechniqueSection], ...] = (
     ZerothOrder,
     LocalLearning,
     Population,
+    Reweighting,
+    MultiSampleDropout,
+    InstanceNoise,
+    HardRegions,
+    DateSelection,
+    ClusterBatches,
+    ArchiveBandit,
+    Generations,
+    Adaptation,
+    Unlearning,
 )
 NAMES: tuple[str, ...] = tuple(section.model_fields["name"].default for section in _SECTIONS)
 
@@ -144,22 +279,36 @@ AnyTechnique = Annotated[
     | Annotated[NormalisedDescent, Tag("normalised_descent")]
     | Annotated[ZerothOrder, Tag("zeroth_order")]
     | Annotated[LocalLearning, Tag("local_learning")]
-    | Annotated[Population, Tag("population")],
+    | Annotated[Population, Tag("population")]
+    | Annotated[Reweighting, Tag("reweighting")]
+    | Annotated[MultiSampleDropout, Tag("multi_sample_dropout")]
+    | Annotated[InstanceNoise, Tag("instance_noise")]
+    | Annotated[HardRegions, Tag("hard_regions")]
+    | Annotated[DateSelection, Tag("date_selection")]
+    | Annotated[ClusterBatches, Tag("cluster_batches")]
+    | Annotated[ArchiveBandit, Tag("archive_bandit")]
+    | Annotated[Generations, Tag("generations")]
+    | Annotated[Adaptation, Tag("adaptation")]
+    | Annotated[Unlearning, Tag("unlearning")],
     Discriminator(_name),
     BeforeValidator(_known),
 ]
 
 
-def check_together(sections: tuple[TechniqueSection, ...]) -> None:
-    """Whether techniques go with each other.
+def check_together(sections: tuple[TechniqueSection, ...], pieces: int = 1, sharded: bool = False) -> None:
+    """Whether techniques go with each other, with a batch in so many pieces, and with sharded weights.
 
     Raises:
-        ValueError: one is named twice, or two exclude each other.
+        ValueError: one is named twice, two exclude each other, or one needs the batch or the weights whole.
     """
     names = [section.name for section in sections]
     for i, section in enumerate(sections):
         if section.name in names[:i]:
             raise ValueError(f"`{section.name}` is named twice: give it once, with all its options")
+        if pieces > 1 and not section.in_pieces:
+            raise ValueError(f"`{section.name}` takes a batch in one piece: set training.accumulate to 1")
+        if sharded and not section.sharded:
+            raise ValueError(f"`{section.name}` needs whole weights: set training.mesh.parameters to replicated")
         for other in sections:
             if other.name in section.excludes and other is not section:
                 raise ValueError(f"`{section.name}` does not combine with `{other.name}`: leave one of them out")

@@ -221,7 +221,7 @@ class OfWeights(Offer):
 
     @property
     def objective(self) -> Callable[[], Tensor]:
-        step, whole = self._step, _Passing(self._network, self._step.run)
+        step, whole = self._step, Passing(self._network, self._step.run)
         past = [state.detach() for state in step.past]
 
         def mean_output() -> Tensor:
@@ -232,7 +232,7 @@ class OfWeights(Offer):
         return mean_output
 
 
-class _Passing(nn.Module):
+class Passing(nn.Module):
     """A pass as a module that holds the network, so that other weights can be put in its place."""
 
     def __init__(self, network: nn.Module, run: Pass) -> None:

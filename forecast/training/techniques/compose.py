@@ -18,12 +18,22 @@ from forecast.data.sampler import Draw
 from forecast.models.offers import Step
 from forecast.training.curriculum import Update
 from forecast.training.techniques.adahessian import AdaHessian
+from forecast.training.techniques.adaptation import Adaptation
+from forecast.training.techniques.archive_bandit import ArchiveBandit
 from forecast.training.techniques.base import Advance, Evaluate, Make, Now, Run, Technique, Terms
+from forecast.training.techniques.cluster_batches import ClusterBatches
+from forecast.training.techniques.date_selection import DateSelection
+from forecast.training.techniques.generations import Generations
 from forecast.training.techniques.gradient_noise import GradientNoise
+from forecast.training.techniques.hard_regions import HardRegions
+from forecast.training.techniques.instance_noise import InstanceNoise
 from forecast.training.techniques.local_learning import LocalLearning
+from forecast.training.techniques.multi_sample_dropout import MultiSampleDropout
 from forecast.training.techniques.normalised_descent import NormalisedDescent
 from forecast.training.techniques.population import Population
+from forecast.training.techniques.reweighting import Reweighting
 from forecast.training.techniques.sharpness import SharpnessAware
+from forecast.training.techniques.unlearning import Unlearning
 from forecast.training.techniques.zeroth_order import ZerothOrder
 
 TECHNIQUES: dict[str, type[Technique[Any]]] = {
@@ -34,6 +44,16 @@ TECHNIQUES: dict[str, type[Technique[Any]]] = {
     "zeroth_order": ZerothOrder,
     "local_learning": LocalLearning,
     "population": Population,
+    "reweighting": Reweighting,
+    "multi_sample_dropout": MultiSampleDropout,
+    "instance_noise": InstanceNoise,
+    "hard_regions": HardRegions,
+    "date_selection": DateSelection,
+    "cluster_batches": ClusterBatches,
+    "archive_bandit": ArchiveBandit,
+    "generations": Generations,
+    "adaptation": Adaptation,
+    "unlearning": Unlearning,
 }
 
 

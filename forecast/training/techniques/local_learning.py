@@ -177,7 +177,6 @@ def _check(section: sections.LocalLearning, run: Run) -> None:
             model.section.activation_checkpointing != "none",
             "drops activations itself: set activation_checkpointing to none",
         ),
-        (training.accumulate > 1, "takes a batch in one piece: set training.accumulate to 1"),
         (training.compile, "does not combine with compile"),
         (bool(model.fields.masked), "does not know variables with gaps"),
     ):

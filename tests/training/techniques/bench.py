@@ -61,8 +61,13 @@ def technique(model: nn.Module, **section: Any) -> Technique[Any]:
     )
     if not hasattr(model, "fields"):
         model.fields = SimpleNamespace(variables=("z_500",))
-    parsed = TypeAdapter(AnyTechnique).validate_python(section)
-    return TECHNIQUES[parsed.name](parsed, run)
+    made = parsed(section)
+    return TECHNIQUES[made.name](made, run)
+
+
+def parsed(section: dict[str, Any]) -> Any:
+    """A section as a config has it."""
+    return TypeAdapter(AnyTechnique).validate_python(section)
 
 
 def now(update: int = 0, lr: float = 0.1, members: int = 2) -> Now:

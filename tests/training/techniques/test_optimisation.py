@@ -30,18 +30,6 @@ def test_gradient_noise_has_the_published_variance_and_none_at_zero():
     assert model.weight.grad.equal(first)  # keyed by the update
 
 
-LIMITS = (
-    {"name": "gradient_noise", "eta": 0.0},
-    {"name": "sam", "rho": 0.0},
-    {"name": "population", "run": 0, "vary": ["lr", "alpha"]},
-)
-
-
-@pytest.mark.parametrize("technique", LIMITS, ids=lambda technique: technique["name"])
-def test_at_the_limit_training_is_plain(archive, plain, tmp_path, technique):
-    assert bench.same(train(bench.config(tmp_path, archive, technique)), plain)
-
-
 def test_sam_on_a_quadratic():
     model = bench.Quadratic()
     sam = bench.technique(model, name="sam", rho=0.3)

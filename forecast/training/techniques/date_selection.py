@@ -1,0 +1,59 @@
+"""Choosing training dates by conditional loss reduction (Brandfonbrener et al. 2024, CoLoR-Filter)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forecast.core import technique_sections as sections
+from forecast.data.loader import collate
+from forecast.data.sampler import Draw
+from forecast.models.base import Forecaster, load_teacher
+from forecast.training.curriculum import Update
+from forecast.training.techniques.base import Make, Technique
+
+
+class DateSelection(Technique[sections.DateSelection]):
+    """Windows with the largest loss of `prior` less loss of `conditional`, the same after some training on the aim.
+
+    What one gains most from aiming at extremes, a region or a season is most useful for it. The rule is that of the
+    official code (there with negative log likelihoods and the best 1 / tau). keep = 1 is plain training. Costs a
+    forward pass of both forecasters over all windows of one step, once; the choice is saved with the run.
+    """
+
+    def draw(self, plan: Update, windows: np.ndarray, make: Make) -> Draw:
+        """From those that are useful."""
+        if self.section.keep == 1:
+            return make(windows)
+        if "gain" not in self.kept:
+            self.kept["gain"] = self._gain()
+        firsts = self.run.data.windows(plan.rollout)[windows]
+        first_ones = self.run.data.windows(1)  # those of longer rollouts are among them
+        gain = self.kept["gain"].cpu().numpy()[np.searchsorted(first_ones, firsts)]
+        return make(windows[best(gain, self.section.keep)])
+
+    @torch.no_grad()
+    def _gain(self) -> Tensor:
+        """(W,) of each window of one step; the processes share the work."""
+        count, mesh = len(self.run.data.windows(1)), self.run.mesh
+        gain = torch.zeros(count, dtype=torch.float64)
+        forecasters = [load_teacher(folder, self.run.model.fields).to(self.run.device) for folder in
+                       (self.section.prior, self.section.conditional)]  # fmt: skip
+        mine = slice(count * mesh.rank // mesh.size, count * (mesh.rank + 1) // mesh.size)
+        for w in range(count)[mine]:
+            prior, conditional = (self._loss(model, w) for model in forecasters)
+            gain[w] = prior - conditional
+        return mesh.sum(gain.to(self.run.device, torch.float32))
+
+    def _loss(self, model: Forecaster, window: int) -> float:
+        data = self.run.data
+        sample = data.read(int(data.windows(1)[window]), 1, self.key("window", window))
+        batch = collate([sample], data.data.input_steps).to(self.run.device)
+        return float(model.training_loss(batch, self.run.config.training.members, batch.keys)["loss"])
+
+
+def best(gain: np.ndarray, keep: float) -> np.ndarray:
+    """Places of the largest share `keep`, one at least, in order; of equal ones the first."""
+    count = max(1, round(keep * len(gain)))
+    return np.sort(np.argsort(-gain, kind="stable")[:count])
