@@ -1,16 +1,18 @@
-"""What the variational part of FuXi-ENS is worth, on the sample planet: five forecasters, the same time for each.
+"""Several ways to train side by side on the sample planet, the same time for each: what makes a forecaster good?
 
-    python scripts/study_fuxi.py --out runs/study               # an hour of training each, ensembles: about six hours
-    python scripts/study_fuxi.py --out runs/try --minutes 2 --starts 2 --members 8
-    python scripts/study_fuxi.py --out runs/study --sides FuXi-ENS white    # those only; what is there is kept
+    python scripts/study.py fuxi --out runs/study        # an hour of training each, ensembles: about six hours
+    python scripts/study.py aifs --out runs/ablations --minutes 5 --starts 5 --members 20
+    python scripts/study.py fuxi --out runs/study --sides FuXi-ENS white    # those only; what is there is kept
 
-All share archive, network, batches and curriculum (configs/planet_fuxi.yaml):
+`fuxi` asks what the variational part is worth. All share archive, batches and curriculum of configs/planet_fuxi.yaml:
 
     FuXi-ENS    prior, posterior, CRPS + beta KL
     beta-0      no divergence: only the prior's own members teach the prior
     white       N(0, 1) at every point in place of the learnt prior, which is what the released weights amount to
     CRPS-only   no posterior: all members from the learnt prior, scored by the CRPS
-    AIFS-CRPS   the demo's graph transformer
+    AIFS-CRPS   configs/planet_aifs.yaml
+
+`aifs` changes one thing of configs/planet_aifs.yaml at a time (see STUDIES).
 
 How many updates each makes follows from the seconds that they take, measured first (stages.json). Writes study.md (one
 table), study.png (one figure) and study.json into --out. A study that was stopped goes on where it was.
@@ -24,7 +26,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,14 +42,37 @@ from pipelines.generate import generate  # noqa: E402
 from pipelines.ingest import ingest  # noqa: E402
 from pipelines.train import train  # noqa: E402
 
-SIDES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "FuXi-ENS": ("planet_fuxi", ()),
-    "beta-0": ("planet_fuxi", ("model.divergence.beta=0",)),
-    "white": ("planet_fuxi", ("model.latent={prior: white}",)),
-    "CRPS-only": ("planet_fuxi", ("model.divergence.beta=0", "model.prior_share=1")),
-    "AIFS-CRPS": ("demo", ()),
+
+class Side(NamedTuple):
+    """A way to train: a config, what is set in it, and what is changed in each of its stages."""
+
+    config: str
+    settings: tuple[str, ...] = ()
+    stages: dict[str, Any] = {}  # noqa: RUF012 - never written
+
+
+MULTISCALE = "loss={name: multiscale, options: {radii_km: [3000, 1500], factors: [1, 1, 2]}, level_slope: 0}"
+GRAPH = "model={mesh_refinement: 3, width: 96, heads: 4, layers: 4, step_flag: [1, 1]}"
+STUDIES: dict[str, dict[str, Side]] = {
+    "fuxi": {
+        "FuXi-ENS": Side("planet_fuxi"),
+        "beta-0": Side("planet_fuxi", ("model.divergence.beta=0",)),
+        "white": Side("planet_fuxi", ("model.latent={prior: white}",)),
+        "CRPS-only": Side("planet_fuxi", ("model.divergence.beta=0", "model.prior_share=1")),
+        "AIFS-CRPS": Side("planet_aifs"),
+    },
+    "aifs": {
+        "as shipped": Side("planet_aifs"),
+        "no noise": Side("planet_aifs", (), {"members": 1}),
+        "rollout 1 only": Side("planet_aifs", (), {"rollout": 1}),
+        "plain CRPS": Side("planet_aifs", ("loss={name: crps, level_slope: 0, level_floor: 1}",)),
+        "multi-scale": Side("planet_aifs", (MULTISCALE,)),
+        "truncated residual": Side("planet_aifs", ("model.residual={grid: F8, shown: true}",)),
+        "graph transformer": Side("planet_aifs", (GRAPH,)),
+        "from analyses": Side("planet_aifs", ("training.analysis_share=1", "forecast.perturbation=none")),
+    },
 }
-SHARES = (0.45, 0.45, 0.1)
+SHARES = {"fuxi": (0.45, 0.45, 0.1), "aifs": (0.75, 0.2, 0.05)}
 """of the time, for one member, for several, for rollouts"""
 PROBE = (12, 8, 4)
 """updates of each stage that are timed"""
@@ -57,9 +82,9 @@ GAP = {72: 0.95, 120: 0.90, 240: 0.85}
 
 def config_of(side: str, out: Path, options: argparse.Namespace, *more: str) -> Config:
     """The run of a side: its own folder, the archive shared."""
-    name, settings = SIDES[side]
+    name, settings, _ = STUDIES[options.study][side]
     archive = (out / "archive").resolve()
-    shared = (
+    shared: tuple[str, ...] = (
         f"root={out / side}", f"store.path={archive / 'truth.zarr'}", f"store.analysis={archive / 'analysis.zarr'}",
         f"forecast.members={options.members}", "training.validation_starts=4",
     )  # fmt: skip
@@ -76,11 +101,12 @@ def stages(side: str, out: Path, options: argparse.Namespace) -> list[dict[str, 
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if side not in known:
         plain = [stage.model_dump(mode="json") for stage in config_of(side, out, options).training.stages]
+        plain = [stage | STUDIES[options.study][side].stages for stage in plain]
         short = [stage | {"updates": n} for stage, n in zip(plain, PROBE, strict=True)]
         probe = config_of(side, out, options, f"training.stages={json.dumps(short)}", f"root={out / 'probes' / side}",
                           "training.validate_every=1000000", "training.validation_steps=1")  # fmt: skip
         seconds = per_update(train(probe) / "metrics.jsonl")
-        for stage, share, each in zip(plain, SHARES, seconds, strict=True):
+        for stage, share, each in zip(plain, SHARES[options.study], seconds, strict=True):
             stage["updates"] = max(10, round(60 * options.minutes * share / each))
             stage["warmup"] = min(stage["warmup"], stage["updates"] // 4)
         known[side] = plain
@@ -103,7 +129,7 @@ def run(side: str, out: Path, options: argparse.Namespace) -> None:
     curriculum = stages(side, out, options)
     updates = sum(stage["updates"] for stage in curriculum)
     warmup = f"model.divergence.warmup={curriculum[1]['updates'] // 8}"
-    more = (warmup,) if SIDES[side][0] == "planet_fuxi" else ()
+    more = (warmup,) if STUDIES[options.study][side].config == "planet_fuxi" else ()
     every = max(updates // 12, 1)
     config = config_of(side, out, options, f"training.stages={json.dumps(curriculum)}",
                        f"training.validate_every={every}", f"training.checkpoint_every={every}", *more)  # fmt: skip
@@ -115,10 +141,12 @@ def run(side: str, out: Path, options: argparse.Namespace) -> None:
 def verify(out: Path, options: argparse.Namespace) -> Scores:
     """Scores of all sides and of the physics, side by side."""
     first = config_of(options.sides[0], out, options)
-    forecasts = {side: out / side / "forecast.zarr" for side in SIDES if (out / side / "forecast.zarr").exists()}
+    forecasts = {
+        side: out / side / "forecast.zarr" for side in STUDIES[options.study] if (out / side / "forecast.zarr").exists()
+    }
     forecasts |= {kind: first.path(path) for kind, path in first.forecast.physics.items()}
     return score(
-        forecasts, first.path(first.store.path), out / "scores", title="What the variational part is worth",
+        forecasts, first.path(first.store.path), out / "scores", title="Ways to train, the same time for each",
         analysis=first.path(str(first.store.analysis)), climatology=first.data.train,
         window=first.verification.climatology_window, leads=first.verification.leads, seed=first.seed,
     )  # fmt: skip
@@ -186,7 +214,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "model; least and greatest spread-skill ratio to 240 h, mean over variables; at the last validation KL "
         "in nats per latent dimension, dimensions above 0.01 nats, one-step CRPS with z of prior and posterior."
     )
-    return "\n".join(["# What the variational part is worth", "", *rows, "", note, ""])
+    return "\n".join(["# Ways to train, the same time for each", "", *rows, "", note, ""])
 
 
 def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
@@ -214,13 +242,18 @@ def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, forecast, verify, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--minutes", type=float, default=60, help="of training for each side")
     parser.add_argument("--members", type=int, default=50)
     parser.add_argument("--starts", type=int, help="about so many in place of the config's")
-    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--sides", nargs="+", help="these only")
     options = parser.parse_args(arguments)
-    archive = configs.load(SIDES["FuXi-ENS"][0], (f"root={options.out / 'archive'}",))
+    known = list(STUDIES[options.study])
+    options.sides = options.sides or known
+    if unknown := set(options.sides) - set(known):
+        parser.error(f"--sides {min(unknown)}: the sides of {options.study} are {', '.join(known)}")
+    archive = configs.load(f"planet_{options.study}", (f"root={options.out / 'archive'}",))
     ingest(archive)
     for side in options.sides:
         run(side, options.out, options)
