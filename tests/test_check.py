@@ -51,6 +51,8 @@ def changed(folder, archive, *settings):
         (["model.residual={grid: O8}"], "model.residual.grid: O8 .* is no coarser than the data .*take a coarser grid"),
         (["model.residual={grid: Q8}"], "model.residual.grid: unknown grid `Q8`"),
         (["store.grid=O16"], "store.grid is O16, but .* is on gaussian-8x16: correct it"),
+        (["model.blocks=direct"], "model.blocks=direct has no mesh of its own: set model.mesh to data"),
+        (["model.processor=harmonic", "model.truncation=9"], "model.truncation=9 has 100 .*lower it, or take a finer"),
         (["model.encoder_cutoff=0.6"], "model.encoder_neighbours in place of"),
         (["model.encoder_cutoff=0.6", "model.encoder_spread=3"], "exclude each other: give one"),
         (["model.bounds=[{variables: [q_500], minimum: 0}]"], "model.bounds names `q_500`; predicted are"),
@@ -188,3 +190,10 @@ def test_memory_told_is_that_measured(kind):
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     told_, measured = map(float, out.split())
     assert 0.67 < measured / told_ < 1.5, (told_, measured)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_events", "planet_aifs", "planet_fuxi"])
+def test_configs_of_the_planet_are_counted_before_there_is_an_archive(name, tmp_path):
+    """Event terms among them, whose losses look at numbers that counting does not have."""
+    rows = told(check(configs.load(name, (f"root={tmp_path}",))))
+    assert "GFLOP" in rows["a forecast step"]

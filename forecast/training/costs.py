@@ -28,6 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from forecast.data.batch import Batch
 from forecast.models import mlp, residual, sliding
 from forecast.models.base import Forecaster
+from forecast.models.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,15 @@ def _as_large(product: residual.SparseProduct, x: Tensor) -> Tensor:
 
 
 def _without_numbers(model: Forecaster, precision: str) -> Forecaster:
-    """The model with fake tensors for its parameters and buffers; must be called within a FakeTensorMode."""
+    """The model with fake tensors for its parameters and buffers; must be called within a FakeTensorMode.
+
+    Terms beside the score are left out: what they compute depends on numbers.
+    """
     memo: dict[int, Any] = {id(tensor): _fake(tensor) for tensor in (*model.parameters(), *model.buffers())}
     fake = copy.deepcopy(model, memo)
     fake.precision = precision
+    fake.terms = Terms({}, fake.fields, fake.network)
+    vars(fake)["_teachers"] = dict
     vars(fake)["_check"] = lambda batch: None  # there are no numbers to check
     vars(fake)["_noise"] = lambda keys, members, step: torch.empty(len(keys), members, *fake.noise_shape)
     return fake.train(model.training)
