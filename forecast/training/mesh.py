@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -177,7 +178,13 @@ class Mesh:
             if not self.first:
                 with contextlib.suppress(dist.DistStoreError):
                     self.store.wait(["failed"], timedelta(seconds=2))
-            return self.store.add("failed", 1) == 1
+            speaks = self.store.add("failed", 1) == 1
+            until = (
+                time.monotonic() + 3
+            )  # seconds in which the others may hear, for the store may end with this process
+            while self.first and self.store.add("failed", 0) < self.size and time.monotonic() < until:
+                time.sleep(0.05)
+            return speaks
         return not self.first
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from forecast.core.errors import ForecastError
+from forecast.core.sections import KeepSection
 from forecast.training.checkpoint import Checkpoints
+from forecast.training.storage import Reader
 
 
 def saved(checkpoints: Checkpoints, update: int, text: str, best: bool = False) -> Path:
@@ -111,3 +116,36 @@ def test_a_best_that_is_gone_is_replaced_by_what_is_there(tmp_path: Path) -> Non
     (damaged / "model.safetensors").unlink()
     checkpoints.restore_links(tmp_path / "update-00000005", best_update=3)
     assert (tmp_path / "best").resolve().name == "update-00000005"
+
+
+def test_old_ones_go_by_rule(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, KeepSection(last=3, every=20))
+    for update in range(5, 61, 5):
+        saved(checkpoints, update, "a", best=update == 25)
+    assert held(tmp_path) == ["best", "latest", *(f"update-{kept:08d}" for kept in (20, 25, 40, 50, 55, 60))]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """What is written is the state at the time of saving, however long the disk takes."""
+    checkpoints, weight, go_on = Checkpoints(tmp_path), torch.zeros(3), threading.Event()
+    path = checkpoints.save(5, {"model/x": weight}, lambda folder: go_on.wait(10) and None)
+    weight += 1.0
+    assert not path.exists() and not checkpoints.failed
+    go_on.set()
+    checkpoints.wait()
+    assert torch.equal(load_file(path / "model.safetensors")["x"], torch.zeros(3))
+
+
+def test_files_hold_no_pickles_and_pieces_must_be_there_and_of_one_version(tmp_path: Path) -> None:
+    save_file({"x": torch.ones(2, 3)}, tmp_path / "optimizer-00001-of-00002.safetensors", header("1", [[0, 0], [4, 3]]))
+    with pytest.raises(ForecastError, match="pieces of `optimizer/x` are missing; use another checkpoint"):
+        Reader(tmp_path)
+    save_file({"x": torch.ones(2, 3)}, tmp_path / "optimizer-00002-of-00002.safetensors", header("2", [[2, 0], [4, 3]]))
+    with pytest.raises(ForecastError, match=r"several versions of forecast, 1 \(optimizer-00001-.* and 2 \(optimizer"):
+        Reader(tmp_path)
+    whole = saved(Checkpoints(tmp_path / "other"), 5, "a")
+    assert sorted(path.suffix for path in whole.iterdir()) == ["", ".json", ".safetensors"]
+
+
+def header(version: str, piece: list[list[int]]) -> dict[str, str]:
+    return {"forecast": version, "pieces": json.dumps({"x": piece})}

@@ -1,0 +1,89 @@
+"""Processes that train together, forked from one that has imported everything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forecast.core.config import Config
+from forecast.core.errors import ForecastError, Stopped
+from forecast.models.forecaster import Forecaster
+from forecast.training import monitor
+from pipelines.train import train
+
+
+def context() -> Any:
+    """A multiprocessing context; one thread each, so that sums have one order."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            patch.setenv(name, "1")
+        made = multiprocessing.get_context("forkserver")
+        made.set_forkserver_preload(["tests.training.ranks", "torch.utils.tensorboard"])
+        made.Process(target=int).start()
+    return made
+
+
+def start(
+    context: Any, config: Config, size: int, resume: bool = False, stop: tuple[int, int] | None = None
+) -> list[Any]:
+    """Processes of ranks 0 .. size - 1; with `stop`, that rank sends itself SIGTERM within that update of this run."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    started = [context.Process(target=_work, args=(config, resume, rank, size, port, stop)) for rank in range(size)]
+    for process in started:
+        process.start()
+    return started
+
+
+def codes(started: list[Any], seconds: float = 120) -> list[int | None]:
+    """Exit codes, once all have come to their end."""
+    for process in started:
+        process.join(seconds)
+    return [process.exitcode for process in started]
+
+
+def said(config: Config, rank: int) -> str:
+    """What a rank has printed in its last run."""
+    return (Path(config.root) / f"rank{rank}.log").read_text()
+
+
+def _work(config: Config, resume: bool, rank: int, size: int, port: int, stop: tuple[int, int] | None) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)} if size > 1 else {}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "FORECAST_RENDEZVOUS_SECONDS": "100"}
+    Path(config.root).mkdir(parents=True, exist_ok=True)
+    log = os.open(Path(config.root) / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 2)
+    monitor.plot = lambda metrics, picture: None  # drawing takes longer than these runs
+    if stop and stop[0] == rank:
+        _signal_within(stop[1])
+    try:
+        train(config, resume)
+    except Stopped as stopped:
+        sys.exit(_printed(stopped, stopped.code))
+    except ForecastError as error:
+        sys.exit(_printed(error, 1))
+
+
+def _printed(error: ForecastError, code: int) -> int:
+    print(f"forecast: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+def _signal_within(update: int) -> None:
+    loss, calls = Forecaster.training_loss, [0]
+
+    def signalled(self: Forecaster, *arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == update:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, *arguments)
+
+    Forecaster.training_loss = signalled  # type: ignore[method-assign]
