@@ -153,6 +153,9 @@ class TrainingSection(Section):
     validation_steps: int = Field(4, ge=1, description="length of validation rollouts")
     checkpoint_every: int = Field(100, ge=1)
     keep: KeepSection = Field(KeepSection(), description="which checkpoints stay (docs/checkpoints.md)")
+    monitors: tuple[Literal["jsonl", "tensorboard", "mlflow"], ...] | Literal["auto"] = Field(
+        "auto", description="where the numbers go; auto: JSONL, and TensorBoard where it is installed"
+    )
     wall_time: Duration | None = Field(None, description="of a job: a checkpoint and an orderly end come before it")
     device: Literal["cpu", "cuda", "auto"] = "auto"
     precision: Literal["float32", "bfloat16", "auto"] = Field(

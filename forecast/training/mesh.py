@@ -7,6 +7,7 @@ then along the data: processes of one grid exchange most, and share a host.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,6 +117,13 @@ class Mesh:
         table = torch.zeros(self.size, len(values), dtype=torch.float64)
         table[self.rank] = torch.tensor(values, dtype=torch.float64)
         return self.sum(table.to(device) if self.spread else table).cpu().numpy()
+
+    def host(self, rank: int) -> str:
+        """` on HOST` of a process, where it is known."""
+        with contextlib.suppress(RuntimeError):
+            if self.store is not None and self.store.check([f"about/{rank}"]):
+                return f" on {json.loads(self.store.get(f'about/{rank}'))[0]}"
+        return ""
 
     def told(self, find: Callable[[], Path | None]) -> Path | None:
         """What rank 0 finds, to all, who wait meanwhile.

@@ -1,47 +1,58 @@
-"""What can be watched while training runs: a progress line, metrics.jsonl, curves.png, TensorBoard if installed."""
+"""What can be watched while training runs: a progress line, and sinks for all numbers (sinks.py)."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from forecast.core.errors import ForecastError
 from forecast.core.progress import Bar, bar, console
-from forecast.training.curves import plot
-
-METRICS = "metrics.jsonl"
-_DRAW_EVERY = 20.0  # seconds; a drawing takes half of one
+from forecast.training.sinks import SINKS, Begin, Jsonl, Sink, chosen
 
 
 class Monitor:
-    """Writes the metrics of one run into `folder`.
+    """Hands what is measured to the sinks of one run, and shows the progress.
 
-    `metrics.jsonl` has a line per update (`update`, counted from 1, `loss`, its terms, `lr`, `rollout`,
-    `gradient_norm`, `seconds` of training so far) and one per validation (`update`, `validation`).
+    An update has `loss`, its terms, `lr`, `rollout`, `gradient_norm`, `seconds` of training so far, and what the
+    machine did: `samples_per_second`, `memory_gb` (the largest of all ranks), on several ranks `slowest_rank` and
+    `slowest_ratio` (to the median).
 
     Args:
         folder: the training folder.
         done: updates already made; `kept` bytes of metrics belong to them, the rest is cut off.
         kept: see `done`.
         seconds: time already spent training.
+        monitors: names of sinks, or `auto`. about: the config, flat.
 
     Raises:
-        ForecastError: another process trains into this folder.
+        ForecastError: another process trains into this folder, or a sink is not installed.
     """
 
-    def __init__(self, folder: Path, done: int = 0, kept: int = 0, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        done: int = 0,
+        kept: int = 0,
+        seconds: float = 0.0,
+        monitors: Sequence[str] | str = "auto",
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder, self._first, self._seconds = folder, done, seconds
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = _open_alone(folder / METRICS, kept)
-        self._board = _tensorboard(folder / "tensorboard", done)
+        self._lock = _alone(folder)
+        begin = Begin(folder, done, kept, about or {})
+        try:
+            self.sinks: list[Sink] = [SINKS[name](begin) for name in chosen(monitors)]
+        except ForecastError:
+            os.close(self._lock)
+            raise
         self._bar: Bar | None = None
-        self._noted = self._drawn = 0.0
+        self._noted = 0.0
         self._began = time.monotonic()
 
     @property
@@ -51,25 +62,24 @@ class Monitor:
 
     @contextmanager
     def running(self, total: int) -> Iterator[None]:
-        """The progress line over `total` updates; the last curves are drawn at its end."""
+        """The progress line over `total` updates; the sinks are closed at its end."""
         with bar("training", total) as self._bar, closing(self):
             self._bar.advance(self._first)
-            try:
-                yield
-            finally:
-                self.draw()
+            yield
 
     def close(self) -> None:
-        """Close the files."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        """Close the sinks, let others train here."""
+        try:
+            for sink in self.sinks:
+                sink.close()
+        finally:
+            os.close(self._lock)
 
-    def update(self, update: int, values: dict[str, float]) -> None:
+    def update(self, update: int, values: Mapping[str, float]) -> None:
         """Record one update."""
         seconds = self.seconds
-        self._write({"update": update, **values, "seconds": round(seconds, 3)})
-        self._scalars(update, {f"training/{name}": value for name, value in values.items()})
+        for sink in self.sinks:
+            sink.update(update, {**values, "seconds": round(seconds, 3)})
         if self._bar is None:
             return
         self._bar.advance()
@@ -80,49 +90,23 @@ class Monitor:
             self._bar.note(f"{shown}  {rate:.2f} updates/s")
 
     def validation(self, update: int, scores: dict[str, Any]) -> None:
-        """Record one validation, say its score and draw the curves, if they are not fresh."""
-        self._write({"update": update, "validation": scores})
+        """Record one validation and say its score."""
+        for sink in self.sinks:
+            sink.validation(update, scores)
         score = scores["score"]
-        self._scalars(update, {"validation/score": score})
-        for name, by_variable in scores.items():
-            if isinstance(by_variable, dict):
-                self._scalars(update, {f"{name}/{variable}": leads[0] for variable, leads in by_variable.items()})
         console.print(f"update {update}: validation score {'not finite' if score is None else f'{score:.4f}'}")
-        if self.seconds - self._drawn > _DRAW_EVERY:
-            self.draw()
 
     def sync(self) -> int:
-        """Flush the metrics to disk; returns how many bytes they have."""
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def draw(self) -> None:
-        """Draw `curves.png` from the metrics so far."""
-        try:
-            plot(self.folder / METRICS, self.folder / "curves.png")
-        except OSError as error:  # no reason to stop training
-            console.print(f"curves not drawn: {error.strerror}")
-        self._drawn = self.seconds
-
-    def _write(self, line: dict[str, Any]) -> None:
-        try:
-            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise ForecastError(
-                f"can't write {self.folder / METRICS}: {error.strerror}; make room and resume"
-            ) from error
-
-    def _scalars(self, update: int, values: Mapping[str, float | None]) -> None:
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, float("nan") if value is None else value, update)
+        """Make what was recorded last; returns how many bytes the metrics have."""
+        for sink in self.sinks:
+            sink.sync()
+        return sum(sink.size() for sink in self.sinks if isinstance(sink, Jsonl))
 
 
 class Unwatched(Monitor):
     """The same of a process that writes nothing, since another one does."""
 
-    def __init__(self, folder: Path, done: int = 0, kept: int = 0, seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path, done: int = 0, kept: int = 0, seconds: float = 0.0, *rest: Any) -> None:
         self._seconds, self._began = seconds, time.monotonic()
 
     @contextmanager
@@ -130,7 +114,7 @@ class Unwatched(Monitor):
         """As of a monitor."""
         yield
 
-    def update(self, update: int, values: dict[str, float]) -> None:
+    def update(self, update: int, values: Mapping[str, float]) -> None:
         """As of a monitor."""
 
     def validation(self, update: int, scores: dict[str, Any]) -> None:
@@ -141,22 +125,12 @@ class Unwatched(Monitor):
         return 0
 
 
-def _open_alone(path: Path, kept: int) -> IO[bytes]:
-    """The file for appending after its first `kept` bytes, locked against other processes while it is open."""
-    file = path.open("ab")
+def _alone(folder: Path) -> int:
+    """The folder, locked against other processes while it is open."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
-        raise ForecastError(f"another process trains into {path.parent}: wait for it, or use another --out") from None
-    file.truncate(min(kept, os.fstat(file.fileno()).st_size))
-    return file
-
-
-def _tensorboard(folder: Path, done: int) -> Any:
-    """A writer of TensorBoard's event files, or None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        os.close(descriptor)
+        raise ForecastError(f"another process trains into {folder}: wait for it, or use another --out") from None
+    return descriptor

@@ -79,7 +79,7 @@ class Objective:
         model: on its device. section: precision, compilation.
 
     Attributes:
-        changed: what is made of a batch's terms before their gradient.
+        changed: what is made of a batch's terms before their gradient. clock: takes the time of the loss.
     """
 
     def __init__(self, model: Forecaster, section: TrainingSection, mesh: Mesh) -> None:
@@ -88,6 +88,7 @@ class Objective:
         if section.compile:
             model.network.compile()
         self.changed: Callable[[Terms], Terms] = lambda terms: terms
+        self.clock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self._alone = _Part(self)
         self._together: nn.Module = self._alone
         if mesh.spread and section.mesh.parameters == "sharded":
@@ -110,12 +111,23 @@ class Objective:
         total = {name: torch.stack([terms[name] for terms in found]).sum() for name in found[0]}
         return total if alone else dict(zip(total, self.mesh.sum(torch.stack(list(total.values()))), strict=True))
 
+    def sound(self, pieces: Sequence[Batch], members: int) -> bool:
+        """Whether this process's own part of the loss and of its gradient is finite."""
+        learnt = [p for p in self.model.parameters() if p.requires_grad]
+        for piece in pieces:
+            terms = self._alone(piece, members, 1.0)
+            gradient = torch.autograd.grad(terms["loss"], learnt, allow_unused=True)
+            if not all(bool(torch.isfinite(x).all()) for x in (*terms.values(), *gradient) if x is not None):
+                return False
+        return True
+
     def _add(self, batch: Batch, members: int, share: float, last: bool, backward: bool) -> Terms:
         if not backward:
             return _detached(self._alone(batch, members, share))
         waits = isinstance(self._together, DistributedDataParallel) and not last
         with self._together.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
-            terms: Terms = self._together(batch, members, share)
+            with self.clock:
+                terms: Terms = self._together(batch, members, share)
             terms["loss"].backward()
         return _detached(terms)
 

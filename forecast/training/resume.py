@@ -33,6 +33,7 @@ _HARMLESS = {
     "training.mesh.ensemble",
     "training.mesh.grid",
     "training.mesh.parameters",
+    "training.monitors",
     "training.stages",  # compared update by update
     "training.start_from",
     "training.validate_every",
@@ -59,7 +60,7 @@ def check_unchanged(config: Config, saved: dict[str, Any], done: int) -> None:
         ForecastError: names the keys that differ, with both values.
     """
     previous = parse(saved, where="the config of the checkpoint")
-    old, new = _flat(plain(previous)), _flat(plain(config))
+    old, new = flat(plain(previous)), flat(plain(config))
     keys = [key for key in sorted(old.keys() | new.keys()) if key not in _HARMLESS and old.get(key) != new.get(key)]
     differing = [f"{key} (was {old.get(key)}, now {new.get(key)})" for key in keys]
     before, after = Curriculum(previous.training.stages), Curriculum(config.training.stages)
@@ -103,11 +104,11 @@ def take_over(model: Forecaster, folder: str) -> None:
     console.print(f"took over {total - len(fresh)} of {total} parameters from {folder}{left}")
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{a: {b: 1}} as {a.b: 1}, of the sections that decide what is trained."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if not prefix and key not in _SECTIONS:
             continue
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -19,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from forecast.core.config import Config
-from forecast.core.errors import ForecastError, Stopped
-from forecast.core.times import format_time
+from forecast.core.errors import Stopped
 from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset
 from forecast.data.loader import batches
@@ -31,14 +29,16 @@ from forecast.training import parallelize, state
 from forecast.training.checkpoint import Checkpoints, read_counters, write_counters
 from forecast.training.curriculum import Curriculum
 from forecast.training.ema import Average
+from forecast.training.finite import check_finite
 from forecast.training.mesh import Mesh
 from forecast.training.monitor import Monitor, Unwatched
 from forecast.training.optimizers import Optimizers
 from forecast.training.preempt import REASONS, Stop, WallTime, stop_signals
-from forecast.training.resume import check_fields, check_unchanged, plain
+from forecast.training.resume import check_fields, check_unchanged, flat, plain
 from forecast.training.techniques.base import Now, Run, Terms
 from forecast.training.techniques.compose import Techniques
 from forecast.training.validate import Validation
+from forecast.training.watch import Watch
 
 
 class Trainer:
@@ -76,6 +76,8 @@ class Trainer:
         self.objective = parallelize.Objective(self.model, self.section, self.mesh)
         self.optimizer = Optimizers(self.model, self.section)
         self.average = Average(self.model, self.section.ema)
+        self.watch = Watch(self.mesh, self.device, self.section.batch_size)
+        self.objective.clock = self.watch.own
         run = Run(config, self.model, self.average, data, self.device, self.mesh)
         self.techniques = Techniques(self.section.techniques, run, self.mesh.shared)
         self.counters: dict[str, Any] = {"update": 0, "metrics": 0, "seconds": 0.0, "best": None, "best_update": None}
@@ -103,7 +105,9 @@ class Trainer:
         """
         done, total = self.counters["update"], min(until or self.curriculum.updates, self.curriculum.updates)
         kind = Monitor if self.mesh.first else Unwatched
-        monitor = kind(self.checkpoints.folder, done, self.counters["metrics"], self.counters["seconds"])
+        about = {"name": self.config.name, **flat(plain(self.config))}
+        kept, seconds = self.counters["metrics"], self.counters["seconds"]
+        monitor = kind(self.checkpoints.folder, done, kept, seconds, self.section.monitors, about)
         epoch = self._draw(done - 1).epoch if done else 0
         limit = WallTime(self.section.wall_time)
         with (
@@ -118,10 +122,12 @@ class Trainer:
                 if (now := self._draw(update).epoch) != epoch:
                     self.model.terms.begin_epoch(epoch := now)
                 done = update + 1
-                pieces = (batch for _, batch in itertools.islice(loaded, self.section.accumulate))
-                monitor.update(done, self._update(update, pieces))
+                with self.watch.own:
+                    pieces = [batch for _, batch in itertools.islice(loaded, self.section.accumulate)]
+                values = self._update(update, pieces)
+                reason, measured = self._exchange(stop, limit)
+                monitor.update(done, values | measured)
                 best = self._due(done, self.section.validate_every) and self._validate(done, monitor)
-                reason = self._asked(stop, limit)
                 if best or reason or done == total or self._due(done, self.section.checkpoint_every):
                     self._save(done, monitor, best)
                 if reason and done < total:
@@ -129,13 +135,13 @@ class Trainer:
                     raise Stopped(f"{reason} after update {done}: saved, go on with --resume")
             self.checkpoints.wait()
 
-    def _asked(self, stop: Stop, limit: WallTime) -> str:
-        """Why all processes are to stop, if any of them has been asked to; a write that failed is raised by all."""
+    def _exchange(self, stop: Stop, limit: WallTime) -> tuple[str, dict[str, float]]:
+        """Why all processes are to stop, if any is asked to, and what was measured; a failed write is raised by all."""
         mine = stop.signal or limit.reached(self.checkpoints.seconds)
-        all_say = self.mesh.gather([REASONS.index(mine), self.checkpoints.failed], self.device)
-        if all_say[:, 1].any():
+        reason, failed, measured = self.watch.exchange(REASONS.index(mine), self.checkpoints.failed)
+        if failed:
             self.checkpoints.wait()
-        return REASONS[int(all_say[:, 0].max())]
+        return REASONS[reason], measured
 
     def _draw(self, update: int) -> Draw:
         plan, size = self.curriculum.at(update), self.section.batch_size
@@ -157,7 +163,7 @@ class Trainer:
     def _due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.curriculum.updates
 
-    def _update(self, update: int, pieces: Iterable[Batch]) -> dict[str, float]:
+    def _update(self, update: int, pieces: Sequence[Batch]) -> dict[str, float]:
         """Loss, gradient, clipped step, average; what was measured on the way."""
         plan = self.curriculum.at(update)
         self.optimizer.zero_grad()
@@ -167,7 +173,9 @@ class Trainer:
         terms = self.techniques.gradients(now, partial(self._evaluate, now, batches))
         norm = self.objective.clip(self.section.clip_norm)
         values = {name: term.item() for name, term in {**terms, "gradient_norm": norm}.items()}
-        _check_finite(update + 1, values, [date for batch in batches for date in batch.dates[:, 0]])
+        starts = [date for batch in batches for date in batch.dates[:, 0]]
+        sound = partial(self.objective.sound, batches, now.members)
+        check_finite(update + 1, values, self.mesh, self.device, starts, self.section.batch_size, sound)
         self.techniques.step(now, self.optimizer.step)
         self.average.update(update + 1)
         return {**values, "lr": plan.lr, "rollout": plan.rollout}
@@ -181,6 +189,7 @@ class Trainer:
         """Score the averaged weights; whether they are the best so far."""
         with self.average.applied():
             scores = self.validation(self.model, self.device, self.mesh)
+        self.watch.skip()
         monitor.validation(done, scores)
         score, best = scores["score"], self.counters["best"]
         self.techniques.validated(done, score)
@@ -200,13 +209,3 @@ class Trainer:
 
         moments = self.optimizer.moments(self.model) | self.techniques.tensors()
         self.checkpoints.save(done, state.gather(self.model, self.average, moments), describe, best)
-
-
-def _check_finite(update: int, values: dict[str, float], starts: list[np.datetime64]) -> None:
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        dates = ", ".join(format_time(date) for date in starts)
-        raise ForecastError(
-            f"update {update}: {', '.join(bad)} not finite (windows from {dates}); the weights were left as they were: "
-            f"lower the learning rate, or look for NaN in these dates"
-        )

@@ -15,7 +15,7 @@ import pytest
 from forecast.core.config import Config
 from forecast.core.errors import ForecastError, Stopped
 from forecast.models.forecaster import Forecaster
-from forecast.training import monitor
+from forecast.training import sinks
 from pipelines.train import train
 
 
@@ -61,7 +61,7 @@ def _work(config: Config, resume: bool, rank: int, size: int, port: int, stop: t
     Path(config.root).mkdir(parents=True, exist_ok=True)
     log = os.open(Path(config.root) / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 2)
-    monitor.plot = lambda metrics, picture: None  # drawing takes longer than these runs
+    sinks.plot = lambda metrics, picture: None  # drawing takes longer than these runs
     if stop and stop[0] == rank:
         _signal_within(stop[1])
     try:

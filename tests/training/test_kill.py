@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from forecast.core import seeding
 from forecast.core.config import Config
-from forecast.training import checkpoint, monitor
+from forecast.training import checkpoint, sinks
+from forecast.training.watch import MEASURED
 from pipelines.train import train
 from tests import tiny
 
@@ -47,7 +48,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def ending(root: Path) -> tuple[Any, ...]:
     """Curve without wall time, tensors as bytes, and where the links point."""
     folder = root / "training"
-    curve = [{key: value for key, value in line.items() if key != "seconds"} for line in lines(folder)]
+    curve = [{key: value for key, value in line.items() if key not in MEASURED} for line in lines(folder)]
     files = sorted((folder / "latest").glob("*.safetensors"))
     tensors = {(file.name, name): t.numpy().tobytes() for file in files for name, t in load_file(file).items()}
     return curve, tensors, [(folder / link).resolve().name for link in ("latest", "best")]
@@ -132,7 +133,7 @@ class AtOnce:
 
 def every_disk_operation(archive: Path, root: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
     short = {"stages": [{"updates": 4, "lr": 1e-3}], "checkpoint_every": 1, "validate_every": 2, "validation_starts": 1}
-    monkeypatch.setattr(monitor, "plot", lambda metrics, picture: None)
+    monkeypatch.setattr(sinks, "plot", lambda metrics, picture: None)
     monkeypatch.setattr(checkpoint, "ThreadPoolExecutor", AtOnce)
     with pytest.MonkeyPatch.context() as patch:
         calls = fail_at(-1, patch)

@@ -22,7 +22,7 @@ from forecast.losses import registry
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import load_forecaster, save_forecaster
 from forecast.models.terms import Terms
-from forecast.training import monitor
+from forecast.training import sinks
 from pipelines.ingest import ingest
 from pipelines.train import forecaster, train
 from tests.training.every import APART, BINS, RAIN, term
@@ -62,7 +62,7 @@ def planet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "plot", lambda metrics, picture: None)
+    monkeypatch.setattr(sinks, "plot", lambda metrics, picture: None)
 
 
 def values(folder: Path, name: str) -> np.ndarray:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from forecast.core.errors import ForecastError
 from forecast.training.curves import plot
+from forecast.training.mesh import Mesh
 from forecast.training.monitor import Monitor
+from forecast.training.sinks import Jsonl
+from forecast.training.watch import Watch
 
 SCORES: dict[str, Any] = {"score": 0.5, "fair_crps": {"z_500": [0.4, 0.6]}, "spread_skill": {"z_500": [0.9, None]}}
 
@@ -80,8 +88,9 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = Monitor(tmp_path)
-    monitor._file.close()
-    monitor._file = open("/dev/full", "wb")  # noqa: SIM115
+    sink = next(sink for sink in monitor.sinks if isinstance(sink, Jsonl))
+    sink._file.close()
+    sink._file = open("/dev/full", "ab")  # noqa: SIM115
     with pytest.raises(ForecastError, match="can't write .*: No space left on device; make room and resume"):
         monitor.update(1, values(1))
 
@@ -92,8 +101,8 @@ def test_curves_that_cannot_be_written_do_not_stop_training(
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("forecast.training.monitor.plot", full)
-    Monitor(tmp_path).draw()
+    monkeypatch.setattr("forecast.training.sinks.plot", full)
+    Monitor(tmp_path).close()
     assert "curves not drawn: No space left on device" in capsys.readouterr().err
 
 
@@ -120,3 +129,61 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("training/loss")] == [(1, 1.0), (2, 0.5)]
     assert events.Scalars("validation/score")[0].value == 0.5
     assert events.Scalars("fair_crps/z_500")[0].value == pytest.approx(0.4)
+
+
+def test_mlflow_gets_the_same_numbers_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = pytest.importorskip("mlflow.tracking", reason="pip install 'forecast[mlflow]'")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "training"
+    for done in (0, 2):  # the second goes on from the first
+        monitor = Monitor(folder, done=done, monitors=["mlflow"], about={"name": "tiny", "training.members": 4})
+        with monitor.running(4):
+            for update in (done + 1, done + 2):
+                monitor.update(update, values(update) | {"crps/tp > 1": 0.5})
+            monitor.validation(done + 2, SCORES)
+    client = tracking.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    history = client.get_metric_history(run.info.run_id, "training/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3)), (4, 0.25)]
+    assert run.data.params["training.members"] == "4" and run.info.status == "FINISHED"
+    assert {"training/crps/tp _ 1", "validation/score", "fair_crps/z_500"} <= run.data.metrics.keys()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_sink_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, {"mlflow": "mlflow.entities"}.get(name, "torch.utils.tensorboard"), None)
+    with pytest.raises(ForecastError, match=f"training.monitors: {name} is not installed: pip install"):
+        Monitor(tmp_path, monitors=[name])
+    Monitor(tmp_path, monitors=["jsonl"]).close()  # and the folder is free again
+    assert (tmp_path / "metrics.jsonl").exists()
+
+
+class Four(Mesh):
+    """Four ranks of which the third takes 30 ms where the others take 10."""
+
+    size, rank, spread = 4, 0, True  # type: ignore[assignment]
+
+    def gather(self, values: Sequence[float], device: torch.device | str = "cpu") -> np.ndarray:
+        return np.array([[*values[:2], 0.03 if rank == 2 else 0.01, 1.0 + rank] for rank in range(4)])
+
+    def host(self, rank: int) -> str:
+        return f" on node{rank}"
+
+
+def test_a_slow_rank_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch(Four(), torch.device("cpu"), samples=8)
+    found = [watch.exchange(0, False) for _ in range(40)]
+    reason, failed, measured = found[-1]
+    assert (reason, failed) == (0, False) and measured["slowest_rank"] == 2
+    assert measured["slowest_ratio"] == pytest.approx(3.0) and measured["memory_gb"] == 4.0
+    said = [line for line in capsys.readouterr().err.splitlines() if "slow" in line]
+    assert said == ["rank 2 on node2 is slow: it works 0.030 s on an update, 3.0 times the median of 0.010 s"]
+
+
+def test_time_and_memory_of_a_lone_process() -> None:
+    watch = Watch(Mesh(), torch.device("cpu"), samples=8)
+    with watch.own:
+        time.sleep(0.01)
+    measured = watch.exchange(0, False)[2]
+    assert 0 < measured["samples_per_second"] < 800 and 0.01 < measured["memory_gb"] < 50
+    assert measured.keys() == {"samples_per_second", "memory_gb"}

@@ -20,9 +20,10 @@ from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import load_forecaster
-from forecast.training import monitor, parallelize
+from forecast.training import parallelize, sinks
 from forecast.training.resume import check_unchanged
 from forecast.training.validate import Validation
+from forecast.training.watch import MEASURED
 from pipelines.train import train
 from tests import tiny
 
@@ -45,13 +46,13 @@ def whole(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs; `whole` comes before this and has its picture."""
-    monkeypatch.setattr(monitor, "plot", lambda metrics, picture: None)
+    monkeypatch.setattr(sinks, "plot", lambda metrics, picture: None)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
     """The metrics without wall time."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:

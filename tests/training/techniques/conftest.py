@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from forecast.training import monitor
+from forecast.training import sinks
 from pipelines.train import train
 from tests import tiny
 from tests.training.techniques import bench
@@ -23,11 +23,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without techniques."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitor, "plot", lambda metrics, picture: None)
+        patch.setattr(sinks, "plot", lambda metrics, picture: None)
         return train(bench.config(tmp_path_factory.mktemp("plain"), archive))
 
 
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs."""
-    monkeypatch.setattr(monitor, "plot", lambda metrics, picture: None)
+    monkeypatch.setattr(sinks, "plot", lambda metrics, picture: None)
