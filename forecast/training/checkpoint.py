@@ -153,6 +153,14 @@ class Checkpoints:
         elif best_update is not None:  # removed in favour of one that was damaged since
             self._link("best", newest)
 
+    def note(self, reason: str) -> None:
+        """Leave a file `stopped`, which tells scripts why a run is not at its end; without a reason take it away."""
+        mark = self.folder / "stopped"
+        if reason:
+            mark.write_text(reason + "\n")
+        else:
+            mark.unlink(missing_ok=True)
+
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("update-????????"))
 

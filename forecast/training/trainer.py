@@ -110,6 +110,8 @@ class Trainer:
         monitor = kind(self.checkpoints.folder, done, kept, seconds, self.section.monitors, about)
         epoch = self._draw(done - 1).epoch if done else 0
         limit = WallTime(self.section.wall_time)
+        if self.mesh.first:
+            self.checkpoints.note("")
         with (
             monitor.running(total),
             stop_signals() as stop,
@@ -132,8 +134,13 @@ class Trainer:
                     self._save(done, monitor, best)
                 if reason and done < total:
                     self.checkpoints.wait()
-                    raise Stopped(f"{reason} after update {done}: saved, go on with --resume")
+                    raise self._stopped(f"{reason} after update {done}: saved, go on with --resume")
             self.checkpoints.wait()
+
+    def _stopped(self, why: str) -> Stopped:
+        if self.mesh.first:
+            self.checkpoints.note(why)
+        return Stopped(why)
 
     def _exchange(self, stop: Stop, limit: WallTime) -> tuple[str, dict[str, float]]:
         """Why all processes are to stop, if any is asked to, and what was measured; a failed write is raised by all."""

@@ -15,7 +15,9 @@ from forecast.training.resume import plain
 ROOT = Path(__file__).parents[2]
 
 
-def torchrun(config: Config, *options: str, within: tuple[str, ...] = (), log: str = "log", **environment: str) -> subprocess.Popen[bytes]:
+def torchrun(
+    config: Config, *options: str, within: tuple[str, ...] = (), log: str = "log", **environment: str
+) -> subprocess.Popen[bytes]:
     """Start `forecast train` of a config under torchrun; what it prints goes to a file in its root."""
     root = Path(config.root)
     root.mkdir(parents=True, exist_ok=True)

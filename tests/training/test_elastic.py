@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from forecast.core import seeding
 from forecast.core.config import Config
 from forecast.training.resume import plain
 from tests import tiny
-from tests.training import ranks
+from tests.training import launched, ranks
 
 TOLERANCE = 1e-4
 """of losses and weights between layouts, relative: sums in float32 have another order, and AdamW's steps are as large
@@ -41,7 +43,7 @@ def short(root: Path, archive: Path, **training: Any) -> Config:
     """12 updates of 4 samples, two stages; epochs of 31 windows end within updates."""
     stages = [{"updates": 8, "lr": 3e-3}, {"updates": 4, "rollout": 2, "lr": 1e-3}]
     given = {"stages": stages, "batch_size": 4, "device": "cpu", "validate_every": 6, "validation_starts": 2}
-    return tiny.config(root, archive, **given, checkpoint_every=4, **training)
+    return tiny.config(root, archive, **{**given, "checkpoint_every": 4, **training})
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +198,28 @@ def test_ranks_killed_fifty_times_at_random_moments_change_nothing(
         if kills >= 50:
             return
     raise AssertionError(f"only {kills} kills met a run that was not at its end")
+
+
+def test_the_end_of_a_jobs_time_saves_stops_and_says_so(context: Any, archive: Path, tmp_path: Path) -> None:
+    config = short(tmp_path, archive, wall_time="5s", stages=[{"updates": 9000, "lr": 1e-4}])
+    began = time.monotonic()
+    assert ranks.codes(ranks.start(context, config, 2)) == [75, 75], ranks.said(config, 0)
+    assert time.monotonic() - began < 15
+    folder, (*_, last) = tmp_path / "training", ranks.said(config, 0).splitlines()
+    done = len(losses(folder))
+    assert last == f"forecast: training.wall_time is near after update {done}: saved, go on with --resume"
+    assert (folder / "latest").resolve().name == f"update-{done:08d}" and (folder / "stopped").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_all_again_when_a_rank_dies(archive: Path, tmp_path: Path, pair: Path) -> None:
+    config = short(tmp_path, archive)
+    agent = launched.torchrun(config, "--standalone", "--nproc-per-node=2", "--max-restarts=2")
+    try:
+        launched.wait_for_update(config, 5)
+        os.kill(launched.workers(agent)[-1], signal.SIGKILL)
+        assert agent.wait(200) == 0, (tmp_path / "log").read_text()[-3000:]
+    finally:
+        agent.kill()
+    assert apart(tmp_path / "training", pair) == 0 and losses(tmp_path / "training") == losses(pair)
+    assert not (tmp_path / "training" / "stopped").exists()

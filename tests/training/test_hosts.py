@@ -67,7 +67,7 @@ def undisturbed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @contextlib.contextmanager
-def training(config: Config, patience: int, restarts: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
+def training(config: Config, patience: int, restarts: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """A torchrun on each host; ended in any case."""
     options = [f"--nnodes={len(HOSTS)}", "--nproc-per-node=1", f"--max-restarts={restarts}", "--rdzv-backend=c10d",
                f"--rdzv-endpoint={ADDRESSES[0]}:29417", "--rdzv-id=test"]  # fmt: skip
