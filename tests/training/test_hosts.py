@@ -32,14 +32,14 @@ def forget() -> None:
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[None]:
-    """Two namespaces with a cable between them: `link` in each."""
+    """Two namespaces with a `cable` between them."""
     try:
         ip("link", "add", HOSTS[0], "type", "veth", "peer", "name", HOSTS[1])
         for host, address in zip(HOSTS, ADDRESSES, strict=True):
             ip("netns", "add", host)
             ip("link", "set", host, "netns", host)
-            for words in (["link", "set", host, "name", "link"], ["addr", "add", f"{address}/24", "dev", "link"],
-                          ["link", "set", "lo", "up"], ["link", "set", "link", "up"]):  # fmt: skip
+            for words in (["link", "set", host, "name", "cable"], ["addr", "add", f"{address}/24", "dev", "cable"],
+                          ["link", "set", "lo", "up"], ["link", "set", "cable", "up"]):  # fmt: skip
                 ip("-n", host, *words)
     except OSError as error:
         forget()
@@ -73,7 +73,7 @@ def training(config: Config, patience: int, restarts: int) -> Iterator[list[subp
                f"--rdzv-endpoint={ADDRESSES[0]}:29417", "--rdzv-id=test"]  # fmt: skip
     agents = [
         launched.torchrun(config, *options, f"--local-addr={address}", within=("ip", "netns", "exec", host), log=host,
-                          GLOO_SOCKET_IFNAME="link", FORECAST_COLLECTIVE_SECONDS=str(patience))
+                          GLOO_SOCKET_IFNAME="cable", FORECAST_COLLECTIVE_SECONDS=str(patience))
         for host, address in zip(HOSTS, ADDRESSES, strict=True)
     ]  # fmt: skip
     try:
@@ -85,9 +85,9 @@ def training(config: Config, patience: int, restarts: int) -> Iterator[list[subp
 
 def cut(seconds: float) -> None:
     """Take the second host off the net, then bring it back."""
-    ip("-n", HOSTS[1], "link", "set", "link", "down")
+    ip("-n", HOSTS[1], "link", "set", "cable", "down")
     time.sleep(seconds)
-    ip("-n", HOSTS[1], "link", "set", "link", "up")
+    ip("-n", HOSTS[1], "link", "set", "cable", "up")
 
 
 def ending(folder: Path) -> tuple[list[bytes], list[bytes]]:
