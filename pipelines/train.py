@@ -11,6 +11,7 @@ from forecast.core import seeding
 from forecast.core.config import Config
 from forecast.core.sections import DataSection
 from forecast.core.store import Store
+from forecast.data import tendencies
 from forecast.data.dataset import Dataset
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build
@@ -62,7 +63,7 @@ def forecaster(config: Config, store: Store) -> Forecaster:
 
 def fields(data: DataSection, store: Store) -> Fields:
     """What a forecaster of these data reads and writes, with the store's statistics."""
-    columns = {**store.statistics, "tendency_stdev": store.tendency_stdev(data.step)}
+    columns = {**store.statistics, "tendency_stdev": tendencies.stdev(store, data.step, data.train)}
     predicted = (*data.prognostic, *data.diagnostic, *data.static)
     places = store.position(predicted)
     statistics = [{kind: float(x[v]) for kind, x in columns.items() if np.isfinite(x[v])} for v in places]

@@ -119,10 +119,14 @@ class Store:
             )
         return found["stdev"]
 
+    def has_tendencies(self, step: np.timedelta64) -> bool:
+        """Whether the store holds statistics of x(t + step) - x(t)."""
+        return f"statistics_tendencies_{format_duration(step)}_stdev" in self._group
+
     def _tendencies(self, step: np.timedelta64) -> dict[str, np.ndarray] | None:
-        prefix = f"statistics_tendencies_{format_duration(step)}_"
-        if prefix + "stdev" not in self._group:
+        if not self.has_tendencies(step):
             return None
+        prefix = f"statistics_tendencies_{format_duration(step)}_"
         return {kind: self._array(prefix + kind).astype(np.float64) for kind in STATISTICS}
 
     def climatology(

@@ -87,6 +87,8 @@ class Dataset:
         if analysis is not None:
             _check_pair(truth, analysis, self.variables)
             self._missing = truth.missing | analysis.missing
+        self._wanted = {store.path: store.select(self.variables, points=self.points)
+                        for store in (truth, analysis) if store is not None}  # fmt: skip
         static = static_fields(truth, data.static)[self.points]
         places = truth.grid.latitudes[self.points], truth.grid.longitudes[self.points]
         self.forcings = Forcings(data.forcings, *places, static)
@@ -117,13 +119,14 @@ class Dataset:
     def window(self, first: int, rollout: int, key: int) -> Window:
         """What the window of `rollout` steps whose first state lies at position `first` consists of."""
         inputs = self.data.input_steps
-        times = first + self._stride * np.arange(inputs + rollout)
+        times = range(first, first + self._stride * (inputs + rollout), self._stride)
         begin = self.truth
         if self.analysis is not None and seeding.uniform(seeding.key(key, "analysis"), 1)[0] < self.analysis_share:
             begin = self.analysis
         stores = (begin,) * inputs + (self.truth,) * rollout
         analysed = begin is not self.truth or not self.analysis_share  # the truth serves where no analysis is drawn
-        return Window(tuple(zip(stores, times.tolist(), strict=True)), self.truth.dates[times], analysed, key, first)
+        dates = self.truth.dates[first : times.stop : self._stride]
+        return Window(tuple(zip(stores, times, strict=True)), dates, analysed, key, first)
 
     def read(self, first: int, rollout: int, key: int) -> Sample:
         """The window of `rollout` steps whose first state lies at position `first`; each state is read once."""
@@ -135,7 +138,7 @@ class Dataset:
 
     def fill(self, store: Store, time: int, out: np.ndarray) -> None:
         """One state into `out` (V, G) float32 of any strides; safe in threads."""
-        store.fill(time, store.select(self.variables, points=self.points), out)
+        store.fill(time, self._wanted[store.path], out)
 
 
 def grid_part(size: int, rank: int, ranks: int) -> slice:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from forecast import __version__
-from forecast.core.archive_sections import StoreSection
+from forecast.core.archive_sections import FileSource, StoreSection
 from forecast.core.config import Config
 from forecast.core.errors import ForecastError
 from forecast.core.store import Store
@@ -105,6 +105,10 @@ def describe(layout: Layout, config: Config, contents: Contents | None = None) -
             " ..." if len(contents.files) > 3 else ""
         )
         lines.insert(0, f"reads {len(contents.files)} file{'s' * (len(contents.files) > 1)}{sizes}: {names}")
+        if isinstance(config.source, FileSource) and config.source.checksums is None:
+            lines.insert(
+                1, "not verified: a flipped bit of a value cannot be seen without source.checksums (sha256sum)"
+            )
         chunk, shard = layout.chunking()
         lines.append(f"variables: {', '.join(layout.variables)}")
         lines.append(f"chunks of {' x '.join(map(str, chunk))}, shards of {' x '.join(map(str, shard))} "

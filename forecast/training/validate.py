@@ -82,12 +82,18 @@ class Validation:
         return collate([self.data.read(int(first), steps, int(first))], self.data.data.input_steps)
 
     def _add(self, sums: Sums, start: int, step: int, members: np.ndarray, truth: np.ndarray, once: bool) -> None:
-        """Take in members (M, G, V) and truth (G, V) of one start and step, or of some points; one part counts."""
-        for v in range(len(self.data.variables)):
-            matchup = Matchup(members[..., v], truth[..., v])
+        """Take in members (M, G, V) and truth (G, V) of one start and step, or of some points; one part counts.
+
+        Gaps of masked variables are left out.
+        """
+        for v, name in enumerate(self.data.variables):
+            known: Any = slice(None)
+            if masked := name in self.data.data.masked:
+                known = np.isfinite(truth[..., v]) & np.isfinite(members[..., v]).all(axis=0)
+            matchup, weights = Matchup(members[:, known, v], truth[known, v]), self._weights[known]
             for statistic in statistics_of(METRICS):
-                sums.sum[statistic.name].values[v, start, step, 0] = statistic.of(matchup) @ self._weights
-                sums.weight[statistic.name].values[v, start, step, 0] = float(once)
+                sums.sum[statistic.name].values[v, start, step, 0] = statistic.of(matchup) @ weights
+                sums.weight[statistic.name].values[v, start, step, 0] = weights.sum() if masked else float(once)
 
     def _scores(self, sums: Sums) -> dict[str, Any]:
         scores: dict[str, Any] = {}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from forecast.core.errors import ForecastError
+from forecast.data.decoders import grib
 from forecast.data.sources import open_source
 from tests.data.archives import DATES, decoded, field, message, section, store
 
@@ -154,3 +155,34 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
     refused(tmp_path, one, reason="no t_850 in .*a.grib: found t_500", variables=("t_500", "t_850"))
     with pytest.raises(ForecastError, match="no file .*nothing.*grib"):
         open_source(section(tmp_path / "nothing*.grib", kind="grib"))
+
+
+def test_headers_seen_in_their_bytes_are_those_of_eccodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both editions, members, levels, amounts from forecasts, and dates over the end of a century."""
+    coded, when = b"", np.datetime64("1999-12-31T12", "s") + np.arange(4) * np.timedelta64(6, "h")
+    for date in when:
+        for sample in ("regular_ll_pl_grib1", "regular_ll_pl_grib2"):
+            for level in (500, 850):
+                coded += message(field(1), date, sample=sample, shortName="t", level=level)
+        for hours in ("0-6", "0-12"):
+            coded += message(field(2), date, sample="regular_ll_sfc_grib2", shortName="tp", stepType="accum",
+                             stepRange=hours)  # fmt: skip
+            coded += message(field(2), date, sample="regular_ll_sfc_grib1", shortName="tp", stepRange=hours)
+        coded += message(field(3), date, shortName="t", level=500, stepRange="24", localDefinitionNumber=1, number=3)
+    (tmp_path / "a.grib").write_bytes(coded)
+    asked: list[int] = []
+    header = grib._header
+    monkeypatch.setattr(grib, "_header", lambda *args: (asked.append(args[2]), header(*args))[1])
+    seen = grib.headers(tmp_path / "a.grib", {})
+    assert len(asked) < len(seen) == 36
+    monkeypatch.setattr(grib, "outline", lambda *_: None)
+    assert seen == grib.headers(tmp_path / "a.grib", {})
+
+
+@pytest.mark.parametrize("edition", [1, 2])
+def test_a_message_whose_beginning_is_lost(edition: int, tmp_path: Path) -> None:
+    sample = f"regular_ll_pl_grib{edition}"
+    coded = [message(field(k), date, sample=sample, shortName="t", level=500) for k, date in enumerate(DATES[:3])]
+    (tmp_path / "a.grib").write_bytes(coded[0] + b"GRIP" + coded[1][4:] + coded[2])
+    with pytest.raises(ForecastError, match="a message behind byte .* is damaged, its beginning is lost"):
+        store(tmp_path / "run", tmp_path / "a.grib", kind="grib")

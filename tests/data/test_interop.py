@@ -1,4 +1,4 @@
-"""anemoi-datasets opens our sharded stores: selection, subsets, statistics, gaps, members."""
+"""anemoi-datasets opens our sharded stores: selection, subsets, statistics, gaps, members; and we train on its own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
+from forecast.core import config as configs
 from forecast.core.store import Store
-from tests.data.archives import DATES, netcdf, store
+from forecast.data import tendencies
+from forecast.data.export_anemoi import export_anemoi
+from forecast.data.ingest import ingest
+from pipelines.generate import generate
+from pipelines.train import train
+from tests import tiny
+from tests.data.archives import DATES, config, netcdf, store
 
 KEEP = np.array([0, 1, 2, 3, 4, 7, 8, 9])
 
@@ -82,3 +90,34 @@ def test_two_stores_join(anemoi: Any, ours: Store, tmp_path: Path) -> None:
     joined = anemoi.open_dataset(join=[str(ours.path), str(other.path)])
     assert list(joined.variables) == [*ours.variables, "sp"]
     np.testing.assert_array_equal(joined[8][4, 0], other.read(8)[0, 0])
+
+
+def test_a_zarr_2_store_is_ingested(anemoi: Any, ours: Store, tmp_path: Path) -> None:
+    """As anemoi-datasets writes it, through its own open_dataset."""
+    theirs = export_anemoi(ours.path, tmp_path / "v2.zarr")
+    dataset = {"dataset": str(theirs), "select": ["msl", "tp"], "frequency": "12h"}
+    made = Store.open(ingest(config(tmp_path, {"kind": "anemoi", "dataset": dataset}))[0])
+    assert (theirs / ".zgroup").is_file() and set(made.variables) == {"msl", "tp"}
+    np.testing.assert_array_equal(made.dates, ours.dates[::2])
+    np.testing.assert_array_equal(made.missing, ours.missing[::2])
+    np.testing.assert_array_equal(made.read(slice(None)), ours.read(slice(None, None, 2), list(made.variables)))
+    assert {name: made.units[name] for name in made.variables} == {"msl": "Pa", "tp": "m"}
+
+
+def test_training_and_forecasts_on_a_store_of_anemoi(tmp_path: Path) -> None:
+    """Zarr v2 with what every such store has: no tendencies, no grid's shape."""
+    export_anemoi(tiny.make(tmp_path), tmp_path / "anemoi.zarr")
+    group = zarr.open_group(tmp_path / "anemoi.zarr", mode="a")
+    for name in [name for name in group.array_keys() if name.startswith("statistics_tendencies")]:
+        del group[name]
+    del group.attrs["field_shape"]
+    raw = tiny.raw(tmp_path, stages=[{"updates": 2, "lr": 1e-3}])
+    raw["store"] = {"path": str(tmp_path / "anemoi.zarr")}
+    raw["forecast"] |= {"members": 2, "lead": "12h"}
+    settings = configs.parse(raw)
+    assert train(settings).is_dir()
+    assert all(path.exists() for path in generate(settings))
+    step = settings.data.step
+    estimated = tendencies.stdev(Store.open(tmp_path / "anemoi.zarr"), step, settings.data.train)
+    exact = Store.open(tmp_path / "truth.zarr").tendency_stdev(step)
+    np.testing.assert_allclose(estimated, exact, rtol=0.1, atol=1e-9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from forecast.core.store import Store
 from forecast.data.dataset import Dataset
 from forecast.data.loader import collate
 from forecast.models.forecaster import Forecaster
-from forecast.training.validate import Validation, rollout
+from forecast.training.validate import METRICS, Validation, rollout
+from forecast.verification.scores import statistics_of
+from forecast.verification.sums import Sums
 from pipelines.train import forecaster
 from tests import tiny
 
@@ -94,3 +98,26 @@ def test_a_forecaster_that_blows_up_scores_none(config: Config, data: Dataset) -
         model.network.decoder.head.bias.fill_(float("inf"))
     scores = Validation(data, config.training, config.seed)(model, CPU)
     assert scores["score"] is None and scores["fair_crps"]["z_500"][0] is None
+
+
+def test_gaps_of_masked_variables_are_left_out(config: Config, data: Dataset) -> None:
+    """As if these points had no area."""
+    rng, where, scores = np.random.default_rng(1), slice(30, 60), []
+    members, truth = rng.standard_normal((3, 128, 3)), rng.standard_normal((128, 3))
+    for gaps in (True, False):
+        some = copy.copy(data)
+        some.data = data.data.model_copy(update={"masked": ("t_850",) if gaps else ()})
+        validation = Validation(some, config.training, 1)
+        if gaps:
+            truth[where, 1] = np.nan
+        else:
+            truth[where, 1] = 0.0
+            validation._weights[where] = 0
+            validation._weights /= validation._weights.sum()
+        steps = np.array([config.data.step])
+        sums = Sums.zeros(statistics_of(METRICS), {}, data.variables, data.truth.dates[:1], steps, ["globe"], members=3)
+        validation._add(sums, 0, 0, members, truth, True)
+        scores.append(validation._scores(sums))
+    for metric in ("fair_crps", "rmse", "spread_skill"):
+        assert scores[0][metric]["t_850"] == pytest.approx(scores[1][metric]["t_850"], rel=1e-6)
+    assert scores[0]["score"] is not None

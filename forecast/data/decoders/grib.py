@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ from eccodes import CodesInternalError
 from forecast.core import variables
 from forecast.core.errors import ForecastError
 from forecast.data.decoders.damage import MOST_POINTS, decoding
+from forecast.data.decoders.grib_outline import outline
 
 # Not eccodes' default of 9999, which is a likely geopotential
 _MISSING = float(np.finfo(np.float32).max)
@@ -99,14 +100,22 @@ def headers(path: Path, rename: dict[str, str]) -> list[Header]:
         ForecastError: no GRIB; a message that is corrupt, cut short, spectral, or of an unknown parameter.
     """
     found: list[Header] = []
+    known: dict[bytes, Header] = {}
     offset, end = 0, path.stat().st_size
     with path.open("rb") as handle:
         if b"GRIB" not in handle.read(1 << 16):
             raise ForecastError(f"{path} is no GRIB file")
-        while (offset := _next(handle, offset)) < end:
-            where = f"{path} (message {len(found) + 1})"
-            with decoding(where), Message(handle, path, offset) as message:
-                header, length = _header(message, where, offset, rename), int(message.get("totalLength"))
+        while (offset := _next(handle, offset, path)) < end:
+            where, short = f"{path} (message {len(found) + 1})", outline(handle, offset, end)
+            like = known.get(short.rest) if short else None
+            if short and like:
+                length = short.length
+                header = replace(like, where=where, offset=offset, date=short.reference + like.date)
+            else:
+                with decoding(where), Message(handle, path, offset) as message:
+                    header, length = _header(message, where, offset, rename), int(message.get("totalLength"))
+            if short and not like and short.length == length:
+                known[short.rest] = replace(header, date=header.date - short.reference)
             found.append(header)
             offset += length
     return found
@@ -128,11 +137,18 @@ def field(path: Path, offset: int, factor: float, constant: float) -> tuple[str,
         return grid, values.astype(np.float32)
 
 
-def _next(handle: BinaryIO, offset: int) -> int:
-    """Where the next message begins at or behind `offset`; the end of the file if there is none."""
+def _next(handle: BinaryIO, offset: int, path: Path) -> int:
+    """Where the next message begins at or behind `offset`; the end of the file if there is none.
+
+    Raises:
+        ForecastError: a message ends in what is skipped, so its beginning is lost.
+    """
     handle.seek(offset)
     while block := handle.read(1 << 16):
-        if (at := block.find(b"GRIB")) >= 0:
+        at = block.find(b"GRIB")
+        if b"7777" in block[: at if at >= 0 else None]:
+            raise ForecastError(f"{path}: a message behind byte {offset} is damaged, its beginning is lost")
+        if at >= 0:
             return offset + at
         if len(block) < 4:
             return offset + len(block)
