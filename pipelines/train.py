@@ -30,8 +30,7 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     Args:
         resume: go on from the newest checkpoint, if any. until: stop, with a checkpoint, after so many updates.
 
-    Returns:
-        The training folder: `latest` and `best` checkpoints, `metrics.jsonl`, `curves.png`.
+    Returns the training folder: `latest` and `best` checkpoints, `metrics.jsonl`, `curves.png`.
 
     Raises:
         ForecastError: what does not fit, checkpoints that would be overwritten, a loss that is not finite.
