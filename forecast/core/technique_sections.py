@@ -231,6 +231,14 @@ class Unlearning(TechniqueSection):
         return self
 
 
+class Only(TechniqueSection):
+    """Training of a part of the weights."""
+
+    name: Literal["only"] = "only"
+    weights: tuple[str, ...] = Field(("terms.",), min_length=1, description="beginnings of their names; terms.: heads")
+    excludes: ClassVar[frozenset[str]] = STEPS - {"normalised_descent"}
+
+
 _SECTIONS: tuple[type[TechniqueSection], ...] = (
     GradientNoise,
     SharpnessAware,
@@ -249,6 +257,7 @@ _SECTIONS: tuple[type[TechniqueSection], ...] = (
     Generations,
     Adaptation,
     Unlearning,
+    Only,
 )
 NAMES: tuple[str, ...] = tuple(section.model_fields["name"].default for section in _SECTIONS)
 
@@ -289,7 +298,8 @@ AnyTechnique = Annotated[
     | Annotated[ArchiveBandit, Tag("archive_bandit")]
     | Annotated[Generations, Tag("generations")]
     | Annotated[Adaptation, Tag("adaptation")]
-    | Annotated[Unlearning, Tag("unlearning")],
+    | Annotated[Unlearning, Tag("unlearning")]
+    | Annotated[Only, Tag("only")],
     Discriminator(_name),
     BeforeValidator(_known),
 ]

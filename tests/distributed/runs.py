@@ -50,6 +50,11 @@ CASES: dict[str, dict[str, Any]] = {
         "loss": {"name": "multiscale", "options": {"radii_km": [3000], "factors": [1, 1]}},
     },  # fmt: skip
 }
+GRADIENTS = ["gradient_noise", {"name": "sam", "groups": [["z"], ["t"]]}]
+SAMPLES = ["instance_noise", {"name": "hard_regions", "ratio": 0.9}, "multi_sample_dropout", "cluster_batches"]
+CASES["gradients"] = {"model": GRAPH, "training": {**FEW, "techniques": GRADIENTS}}
+CASES["samples"] = {"model": GRAPH, "training": {**FEW, "techniques": SAMPLES}}
+CASES["generations"] = {"model": GRAPH, "training": {**FEW, "techniques": [{"name": "generations", "every": 1}]}}
 CASES |= {f"{name}-few": {**CASES[name], "training": FEW} for name in ("graph", "fuxi")}
 
 

@@ -31,6 +31,8 @@ LONG = {
     4: tuple(f"{kind}:{mesh}" for kind in ("graph", "fuxi") for mesh in ("2x2x1", "1x2x2")),
 }  # fmt: skip
 
+TECHNIQUES = ("gradients:2x1x1", "gradients:1x2x1", "gradients:1x1x2", "samples:2x1x1", "generations:2x1x1")
+
 Results = dict[str, Tensor]
 
 
@@ -79,6 +81,12 @@ def assert_equal(found: Results, expected: Results, what: str) -> None:
 
 def test_two_processes_equal_one(archive: Path, alone: Callable[[str], Results], tmp_path: Path) -> None:
     for what, found in together(2, QUICK, archive, tmp_path).items():
+        assert_equal(found, alone(what.partition(":")[0]), what)
+
+
+@pytest.mark.slow
+def test_techniques_on_a_mesh_equal_one_process(archive: Path, alone: Callable[[str], Results], tmp_path: Path) -> None:
+    for what, found in together(2, TECHNIQUES, archive, tmp_path).items():
         assert_equal(found, alone(what.partition(":")[0]), what)
 
 

@@ -30,6 +30,7 @@ from forecast.training.techniques.instance_noise import InstanceNoise
 from forecast.training.techniques.local_learning import LocalLearning
 from forecast.training.techniques.multi_sample_dropout import MultiSampleDropout
 from forecast.training.techniques.normalised_descent import NormalisedDescent
+from forecast.training.techniques.only import Only
 from forecast.training.techniques.population import Population
 from forecast.training.techniques.reweighting import Reweighting
 from forecast.training.techniques.sharpness import SharpnessAware
@@ -54,6 +55,7 @@ TECHNIQUES: dict[str, type[Technique[Any]]] = {
     "generations": Generations,
     "adaptation": Adaptation,
     "unlearning": Unlearning,
+    "only": Only,
 }
 
 

@@ -83,6 +83,25 @@ def test_the_most_salient_weights():
     assert all(mask.all() for mask in unlearning.salient(slopes, 1.0).values())
 
 
+RAIN = {"rain": {"loss": "calibrated_probability", "of": "event", "event": {"variable": "tp", "above": 0.0005}}}
+
+
+def test_only_what_is_named_learns(archive, plain, tmp_path):
+    """Calibrating an event head after training: all else keeps its bits; naming everything is plain."""
+    made = bench.config(tmp_path, archive, {"name": "only"}, start_from=str(plain / "latest"), optimizer="muon")
+    loss = made.loss.model_validate({"terms": RAIN})
+    held = bench.tensors(train(made.model_copy(update={"loss": loss})) / "latest")
+    source = bench.tensors(plain / "latest")
+    kept = [name for name in source if name.startswith("model.") and "terms." not in name]
+    assert kept and all(held[name].equal(source[name.replace("model.", "ema.", 1)]) for name in kept)
+    heads = [name for name in held if name.startswith("optimizer") and "terms.heads" in name and "/exp_avg." in name]
+    assert heads and all(held[name].abs().max() > 0 for name in heads)
+    every = {"name": "only", "weights": ["network."]}
+    assert bench.same(train(bench.config(tmp_path / "all", archive, every)), plain)
+    with pytest.raises(ForecastError, match="finds no weight head...; there are network.encoder, network.noise"):
+        train(bench.config(tmp_path / "none", archive, {"name": "only", "weights": ["head"]}))
+
+
 FORGET = ["2001-01-24", "2001-01-31T18"]
 
 
