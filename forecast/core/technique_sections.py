@@ -164,6 +164,7 @@ class DateSelection(TechniqueSection):
     conditional: str = Field(description="checkpoint of the same after some training on what is aimed at")
     keep: float = Field(0.25, gt=0, le=1, description="share of the windows")
     excludes: ClassVar[frozenset[str]] = frozenset({"cluster_batches"})
+    mesh: ClassVar[frozenset[str]] = frozenset({"data", "ensemble"})
     sharded: ClassVar[bool] = True
 
 
@@ -173,6 +174,7 @@ class ClusterBatches(TechniqueSection):
     name: Literal["cluster_batches"] = "cluster_batches"
     clusters: int = Field(8, ge=1, description="1: the plain order")
     across: int = Field(4, ge=1, description="states are told by means over regions so many points wide and high")
+    mesh: ClassVar[frozenset[str]] = frozenset({"data", "ensemble"})
     sharded: ClassVar[bool] = True
 
 

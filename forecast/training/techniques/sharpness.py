@@ -47,17 +47,18 @@ class SharpnessAware(Technique[sections.SharpnessAware]):
         if not self._columns:
             return self._at_worst(evaluate)
         measured, variables, sums = list[Terms](), len(self.run.model.fields.variables), dict[str, Tensor]()
+        weights = self.run.parameters()
         for columns in self._columns:
             self._only = torch.zeros(variables, device=self.run.device)
             self._only[columns] = 1.0
             measured.append(self._at_worst(evaluate))
-            for name, p in self.run.parameters().items():
+            for name, p in weights.items():
                 if p.grad is not None:
                     sums[name] = sums[name] + p.grad if name in sums else p.grad
                 p.grad = None
         self._only = None
         for name, total in sums.items():
-            self.run.parameters()[name].grad = total
+            weights[name].grad = total
         return {name: torch.stack([terms[name] for terms in measured]).sum() for name in measured[0]}
 
     def _at_worst(self, evaluate: Evaluate) -> Terms:
