@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,8 +105,8 @@ def _to_modulation(grad: Tensor, to_scale: Tensor, condition: Tensor, weight: Te
 
 
 def arrays(*tensors: Tensor) -> list[Any]:
-    """As NumPy arrays without gaps."""
-    return [tensor.contiguous().numpy() for tensor in tensors]
+    """As NumPy arrays without gaps; unlike `Tensor.numpy` this leaves it to the tensor's owner to free its memory."""
+    return [np.from_dlpack(tensor.detach().contiguous()) for tensor in tensors]
 
 
 def _sums(parts: list[Any]) -> tuple[Tensor, Tensor]:

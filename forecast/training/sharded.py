@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ def shard(model: Forecaster, section: TrainingSection, mesh: Mesh) -> None:
         raise ForecastError("training.mesh.parameters: sharded cuts the matrices that muon takes whole: use adamw")
     if model.loss.terms:
         raise ForecastError("training.mesh.parameters: sharded does not reach what loss.terms learn: use replicated")
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")  # nobody writes to them
     every = init_device_mesh(model.lower.device.type, (mesh.size,), mesh_dim_names=("all",))
     for part in _parts(model.network):
         empty = {p for p in part.parameters() if not p.numel()}
