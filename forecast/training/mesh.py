@@ -262,6 +262,7 @@ def joined(section: TrainingSection, about: Mapping[str, str] | None = None) -> 
         console.print(f"mesh of {here.size} processes: {mesh}")
         with mesh.one_voice():
             yield mesh
+            mesh.barrier()  # none leaves while another one still waits for its answer
     finally:
         dist.destroy_process_group()
 
