@@ -19,7 +19,7 @@
 # One task for each GPU; how they share the work is said by training.mesh (docs/parallel.md):
 #
 #   sbatch --nodes=16 --ntasks-per-node=4 --gpus-per-node=4 scripts/train_slurm.sh aifs_crps_n320 OUT \
-#       --set training.mesh.grid=4
+#       --set training.mesh.grid=4 --set training.compile=false
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
