@@ -25,12 +25,10 @@ from forecast.training.validate import Validation
 
 
 def train(config: Config, resume: bool = False, until: int | None = None) -> Path:
-    """Train the forecaster of `config`, whose store is there, to the curriculum's end.
+    """Train the forecaster of `config`, whose store is there; the folder of checkpoints, metrics and curves.
 
     Args:
         resume: go on from the newest checkpoint, if any. until: stop, with a checkpoint, after so many updates.
-
-    Returns the training folder: `latest` and `best` checkpoints, `metrics.jsonl`, `curves.png`.
 
     Raises:
         ForecastError: what does not fit, checkpoints that would be overwritten, a loss that is not finite.
@@ -38,11 +36,12 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     checkpoints = Checkpoints(config.path("training"), config.training.keep)
     with joined(config.training) as mesh:
         newest = mesh.told(lambda: checkpoints.find(resume or restarted()))
-        truth = Store.open(config.path(config.store.path))
-        analysis = Store.open(config.path(config.store.analysis)) if config.store.analysis else None
+        stores, share = config.store, config.training.analysis_share
+        truth = Store.open(config.path(stores.path))
+        analysis = Store.open(config.path(stores.analysis)) if stores.analysis and share else None
         model = forecaster(config, truth)
         points = divide(model, config.training, mesh)
-        data = Dataset(config.data, config.data.train, truth, analysis, config.training.analysis_share, points)
+        data = Dataset(config.data, config.data.train, truth, analysis, share, points)
         held_out = Dataset(config.data, config.data.validation, truth, analysis, points=points)
         validation = Validation(held_out, config.training, config.seed)
         trainer = Trainer(config, model, data, validation, checkpoints, mesh)

@@ -147,7 +147,9 @@ class TrainingSection(Section):
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights; 0 switches it off")
     start_from: str | None = Field(None, description="checkpoint of another run; weights that fit are taken over")
-    analysis_share: float = Field(0.5, ge=0, le=1, description="share of windows that start from the analysis store")
+    analysis_share: float = Field(
+        0.5, ge=0, le=1, description="share of windows that start from the analysis store; 0: none in validation either"
+    )
     validate_every: int = Field(200, ge=1)
     validation_starts: int = Field(4, ge=1)
     validation_steps: int = Field(4, ge=1, description="length of validation rollouts")
