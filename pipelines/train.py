@@ -35,7 +35,7 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     """
     checkpoints = Checkpoints(config.path("training"), config.training.keep)
     with joined(config.training) as mesh:
-        newest = mesh.told(lambda: checkpoints.find(resume or restarted()))
+        newest = mesh.told(checkpoints.find, resume or restarted())
         stores, share = config.store, config.training.analysis_share
         truth = Store.open(config.path(stores.path))
         analysis = Store.open(config.path(stores.analysis)) if stores.analysis and share else None

@@ -125,16 +125,16 @@ class Mesh:
                 return f" on {json.loads(self.store.get(f'about/{rank}'))[0]}"
         return ""
 
-    def told(self, find: Callable[[], Path | None]) -> Path | None:
-        """What rank 0 finds, to all, who wait meanwhile.
+    def told(self, find: Callable[[bool], Path | None], flag: bool) -> Path | None:
+        """What rank 0 finds, to all, who wait meanwhile; `find` is given whether any process has the flag.
 
         Raises:
             ForecastError: on all, if rank 0 meets one.
         """
-        found, fault = None, ""
+        found, fault, flag = None, "", self.any(flag)
         if self.first:
             try:
-                found = find()
+                found = find(flag)
             except ForecastError as error:
                 fault = str(error)
         self.barrier()
@@ -256,7 +256,7 @@ def joined(section: TrainingSection, about: Mapping[str, str] | None = None) -> 
     if kind == "cuda":
         torch.cuda.set_device(here.local % torch.cuda.device_count())
     backend = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo"}[kind]
-    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=_patience())
+    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=patience())
     try:
         mesh = Mesh(here, init_device_mesh(kind, shape, mesh_dim_names=AXES), store)
         console.print(f"mesh of {here.size} processes: {mesh}")
@@ -267,7 +267,7 @@ def joined(section: TrainingSection, about: Mapping[str, str] | None = None) -> 
         dist.destroy_process_group()
 
 
-def _patience() -> timedelta:
+def patience() -> timedelta:
     """How long a process waits for the others within a run: validation and checkpoints take their time."""
     return timedelta(seconds=float(os.environ.get("FORECAST_COLLECTIVE_SECONDS", "1800")))
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from forecast.core.errors import ForecastError
@@ -112,14 +113,15 @@ class Objective:
         return total if alone else dict(zip(total, self.mesh.sum(torch.stack(list(total.values()))), strict=True))
 
     def sound(self, pieces: Sequence[Batch], members: int) -> bool:
-        """Whether this process's own part of the loss and of its gradient is finite."""
-        learnt = [p for p in self.model.parameters() if p.requires_grad]
-        for piece in pieces:
+        """Whether this process's own part of the loss, and of its gradient where weights are whole, is finite."""
+        learnt = [p for p in self.model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+        finite = True
+        for piece in pieces:  # to the end, for others may wait for what is exchanged
             terms = self._alone(piece, members, 1.0)
-            gradient = torch.autograd.grad(terms["loss"], learnt, allow_unused=True)
-            if not all(bool(torch.isfinite(x).all()) for x in (*terms.values(), *gradient) if x is not None):
-                return False
-        return True
+            gradient = torch.autograd.grad(terms["loss"], learnt, allow_unused=True) if learnt else ()
+            found = (x for x in (*terms.values(), *gradient) if x is not None)
+            finite &= all([bool(torch.isfinite(x).all()) for x in found])
+        return finite
 
     def _add(self, batch: Batch, members: int, share: float, last: bool, backward: bool) -> Terms:
         if not backward:

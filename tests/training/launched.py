@@ -16,7 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def torchrun(
-    config: Config, *options: str, within: tuple[str, ...] = (), log: str = "log", **environment: str
+    config: Config,
+    *options: str,
+    within: tuple[str, ...] = (),
+    log: str = "log",
+    resume: bool = False,
+    **environment: str,
 ) -> subprocess.Popen[bytes]:
     """Start `forecast train` of a config under torchrun; what it prints goes to a file in its root."""
     root = Path(config.root)
@@ -25,6 +30,7 @@ def torchrun(
     given = {name: value for name, value in os.environ.items() if not name.startswith(("RANK", "WORLD_SIZE", "MASTER"))}
     given |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "forecast.cli", "train", "run.yaml"]
+    command += ["--resume"] if resume else []
     with (root / log).open("wb") as file:
         return subprocess.Popen([*within, *command], cwd=root, env=given | environment, stdout=file, stderr=file)
 

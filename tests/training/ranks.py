@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,23 @@ def context() -> Any:
 
 
 def start(
-    context: Any, config: Config, size: int, resume: bool = False, stop: tuple[int, int] | None = None
+    context: Any,
+    config: Config,
+    size: int,
+    resume: bool = False,
+    stop: tuple[int, int] | None = None,
+    spoil: tuple[int, int] | None = None,
 ) -> list[Any]:
-    """Processes of ranks 0 .. size - 1; with `stop`, that rank sends itself SIGTERM within that update of this run."""
+    """Processes of ranks 0 .. size - 1; with `stop`, that rank sends itself SIGTERM within that update of this run.
+
+    With `spoil`, the loss of that rank is not finite from that update on.
+    """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    started = [context.Process(target=_work, args=(config, resume, rank, size, port, stop)) for rank in range(size)]
+    started = [
+        context.Process(target=_work, args=(config, resume, rank, size, port, stop, spoil)) for rank in range(size)
+    ]
     for process in started:
         process.start()
     return started
@@ -55,7 +66,10 @@ def said(config: Config, rank: int) -> str:
     return (Path(config.root) / f"rank{rank}.log").read_text()
 
 
-def _work(config: Config, resume: bool, rank: int, size: int, port: int, stop: tuple[int, int] | None) -> None:
+def _work(
+    config: Config, resume: bool, rank: int, size: int, port: int, stop: tuple[int, int] | None,
+    spoil: tuple[int, int] | None,
+) -> None:  # fmt: skip
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)} if size > 1 else {}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "FORECAST_RENDEZVOUS_SECONDS": "100"}
     Path(config.root).mkdir(parents=True, exist_ok=True)
@@ -63,7 +77,9 @@ def _work(config: Config, resume: bool, rank: int, size: int, port: int, stop: t
     os.dup2(log, 2)
     sinks.plot = lambda metrics, picture: None  # drawing takes longer than these runs
     if stop and stop[0] == rank:
-        _signal_within(stop[1])
+        _at(stop[1], lambda terms: os.kill(os.getpid(), signal.SIGTERM) or terms, once=True)
+    if spoil and spoil[0] == rank:
+        _at(spoil[1], lambda terms: {**terms, "loss": terms["loss"] * float("nan")})
     try:
         train(config, resume)
     except Stopped as stopped:
@@ -77,13 +93,12 @@ def _printed(error: ForecastError, code: int) -> int:
     return code
 
 
-def _signal_within(update: int) -> None:
+def _at(update: int, change: Callable[[dict[str, Any]], Any], once: bool = False) -> None:
     loss, calls = Forecaster.training_loss, [0]
 
-    def signalled(self: Forecaster, *arguments: Any) -> Any:
+    def changed(self: Forecaster, *arguments: Any) -> Any:
         calls[0] += 1
-        if calls[0] == update:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss(self, *arguments)
+        terms = loss(self, *arguments)
+        return change(terms) if calls[0] == update or (calls[0] > update and not once) else terms
 
-    Forecaster.training_loss = signalled  # type: ignore[method-assign]
+    Forecaster.training_loss = changed  # type: ignore[method-assign]

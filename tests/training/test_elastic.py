@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -198,6 +199,24 @@ def test_ranks_killed_fifty_times_at_random_moments_change_nothing(
         if kills >= 50:
             return
     raise AssertionError(f"only {kills} kills met a run that was not at its end")
+
+
+def test_what_is_not_finite_names_its_rank(context: Any, archive: Path, tmp_path: Path) -> None:
+    config = short(tmp_path, archive)
+    assert ranks.codes(ranks.start(context, config, 2, spoil=(1, 6))) == [1, 1]
+    line = ranks.said(config, 0).splitlines()[-1]
+    expected = (
+        r"forecast: update 6: loss, gradient_norm not finite on rank 1 on \S+ \(windows from (2001-\S+, ){1}2001-"
+    )
+    assert re.match(expected, line), line
+    assert (tmp_path / "training" / "latest").resolve().name == "update-00000004"
+
+
+def test_sharded_weights_go_on_in_one_process(context: Any, archive: Path, tmp_path: Path, alone: Path) -> None:
+    """FSDP2 on two ranks; each writes its rows of weights, averages and moments."""
+    config = short(tmp_path, archive, mesh={"parameters": "sharded"})
+    legs(context, config, [2, 1], at=[5])
+    assert apart(tmp_path / "training", alone) < TOLERANCE
 
 
 def test_the_end_of_a_jobs_time_saves_stops_and_says_so(context: Any, archive: Path, tmp_path: Path) -> None:

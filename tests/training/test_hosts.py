@@ -73,7 +73,7 @@ def training(config: Config, patience: int, restarts: int) -> Iterator[list[subp
                f"--rdzv-endpoint={ADDRESSES[0]}:29417", "--rdzv-id=test"]  # fmt: skip
     agents = [
         launched.torchrun(config, *options, f"--local-addr={address}", within=("ip", "netns", "exec", host), log=host,
-                          GLOO_SOCKET_IFNAME="cable", FORECAST_COLLECTIVE_SECONDS=str(patience))
+                          resume=True, GLOO_SOCKET_IFNAME="cable", FORECAST_COLLECTIVE_SECONDS=str(patience))
         for host, address in zip(HOSTS, ADDRESSES, strict=True)
     ]  # fmt: skip
     try:
