@@ -223,7 +223,7 @@ def test_the_end_of_a_jobs_time_saves_stops_and_says_so(context: Any, archive: P
     config = short(tmp_path, archive, wall_time="5s", stages=[{"updates": 9000, "lr": 1e-4}])
     began = time.monotonic()
     assert ranks.codes(ranks.start(context, config, 2)) == [75, 75], ranks.said(config, 0)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60  # far from 9000 updates, on a busy machine as well
     folder, (*_, last) = tmp_path / "training", ranks.said(config, 0).splitlines()
     done = len(losses(folder))
     assert last == f"forecast: training.wall_time is near after update {done}: saved, go on with --resume"
