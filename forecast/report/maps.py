@@ -25,9 +25,8 @@ ISOLINES = {"z": 8.0, "msl": 5.0}  # dam, hPa
 DEKAMETRES = {"z": (1 / 98.0665, "dam")}  # geopotential as height
 
 
-def case_maps(shown: Shown) -> Picture:
+def case_maps(shown: Shown, case: xr.Dataset) -> Picture:
     """Two rows of maps a variable: truth, mean and spread (in its own scale); three members."""
-    case = shown.case
     variables, fields = [str(v) for v in case["variable"].values], [str(f) for f in case["field"].values]
     across = 3 if _wide(case) else 6
     height = WIDTH / across * (0.55 if _wide(case) else 0.95)
@@ -39,13 +38,14 @@ def case_maps(shown: Shown) -> Picture:
         if column >= len(fields):
             ax.remove()
             continue
-        _map(ax, shown, variables[row], fields, fields[column])
+        _map(ax, shown, case, variables[row], fields, fields[column])
     hours, start = float(case.attrs["lead_hours"]), np.datetime64(case.attrs["start"])
     when = start + np.timedelta64(int(hours * 3600), "s")
     label = name(str(case.attrs["label"]))
     alt = f"Maps of {', '.join(variables)}: {', '.join(fields)} of the {label} at a lead of {lead_name(hours)}."
     coast = "land and sea, dotted: high ground" if "lsm" in case else "coastlines (Natural Earth)"
-    caption = (
+    why = f"The start with {case.attrs['why']}. " if case.attrs.get("why") else ""
+    caption = why + (
         f"The {label} from {format_time(start)}, {lead_name(hours)} ahead, valid at {format_time(when)} UTC. "
         f"Truth, mean and members of a variable share one scale. Black lines: {coast}."
     )
@@ -118,8 +118,8 @@ def _bar(ax: Axes, drawn: Any) -> None:
     bar.outline.set_linewidth(0.4)
 
 
-def _map(ax: Axes, shown: Shown, variable: str, fields: list[str], field: str) -> None:
-    case, short = shown.case, split(variable)[0]
+def _map(ax: Axes, shown: Shown, case: xr.Dataset, variable: str, fields: list[str], field: str) -> None:
+    short = split(variable)[0]
     plain = (scale(variable), unit(variable, shown.summary["units"].get(variable, "")))
     factor, unit_shown = DEKAMETRES.get(short, plain)
     data = case["fields"].sel(variable=variable).values * factor

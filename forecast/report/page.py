@@ -60,7 +60,7 @@ def render(shown: Shown) -> str:
         reliability=_spread_pictures(shown),
         events=_event_pictures(shown),
         spectra=[spectra.spectra(shown), spectra.ratios(shown)] if shown.has("power_truth") else [],
-        maps=[maps.case_maps(shown)],
+        maps=[maps.case_maps(shown, case) for case in (shown.case, *shown.cases)],
         points=_point_maps(shown),
         facts=tables.facts(shown),
         notes=shown.summary["notes"],

@@ -32,7 +32,7 @@ class Shown:
         summary: what was run (`summary.json`).
         metrics: label -> scores as means over starts, in SI units, dims (variable, lead_time, region[, ...]).
         checks: statements about skill, rows of claim, asked, reached, ok; may be empty.
-        case: fields of one forecast.
+        case: fields of the first forecast. cases: of other notable ones.
         bands: label -> `low` and `high` of scores, dims (score, variable, lead_time, region); may lack labels.
         comparisons: (forecast, rival) -> what `significance.compare` found; may be empty.
         fields: scores of single points, dims (label, variable, lead_time, values), or None.
@@ -45,6 +45,7 @@ class Shown:
     bands: dict[str, xr.Dataset] = field(default_factory=dict)
     comparisons: dict[tuple[str, str], xr.Dataset] = field(default_factory=dict)
     fields: xr.Dataset | None = None
+    cases: list[xr.Dataset] = field(default_factory=list)
 
     @property
     def variables(self) -> list[str]:
@@ -150,6 +151,7 @@ def load(folder: str | Path) -> Shown:
         {(c["forecast"], c["against"]): xr.load_dataset(folder / c["file"], engine="netcdf4", decode_timedelta=True)
          for c in summary.get("comparisons", [])},
         xr.load_dataset(fields, engine="netcdf4", decode_timedelta=True) if fields.is_file() else None,
+        [xr.load_dataset(file, engine="netcdf4") for file in sorted((folder / "cases").glob("*.nc"), reverse=True)],
     )  # fmt: skip
 
 

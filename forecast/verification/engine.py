@@ -11,11 +11,15 @@ import numpy as np
 from forecast.core.progress import bar
 from forecast.verification.baselines import Climatology
 from forecast.verification.climate import Climate
+from forecast.verification.parts import Parts
 from forecast.verification.plan import Plan
 from forecast.verification.scorer import Missing, Scorer
 from forecast.verification.sources import Source
 from forecast.verification.states import States
 from forecast.verification.sums import Sums
+
+SHARES = 32
+"""runs of starts that are kept, or given to a worker, as one"""
 
 
 @dataclass
@@ -40,15 +44,31 @@ class Engine:
     missing_forecast: dict[str, int] = field(default_factory=dict, init=False)
     missing_fields: dict[str, int] = field(default_factory=dict, init=False)
 
-    def run(self, workers: int = 2) -> dict[str, Sums]:
-        """Score everything; sums by label. The result does not depend on `workers` or order, to the last bit."""
+    def run(self, workers: int = 2, parts: Parts | None = None) -> dict[str, Sums]:
+        """Score everything; sums by label. The result does not depend on `workers` or order, to the last bit.
+
+        With `parts`, what they hold is not scored again, and what is scored goes there, a share of starts at a time.
+        """
         plan = self.plan
-        sums = self.zeros(plan.starts)
+        sums, shares = self.zeros(plan.starts), self.shares() if parts else [np.arange(len(plan.starts))]
         with bar("scoring", len(plan.cases)) as progress, ThreadPoolExecutor(workers) as pool:
-            for found in pool.map(lambda case: list(self.score(case, sums)), plan.cases):
+            for k, share in enumerate(shares):
+                cases = [case for case in plan.cases if share[0] <= case[0] <= share[-1]]
+                found = parts.load(k, sums, share) if parts else None
+                if found is None:
+                    found = []
+                    for some in pool.map(lambda case: list(self.score(case, sums)), cases):
+                        found += some
+                        progress.advance()
+                    if parts:
+                        parts.save(k, sums, share, found)
                 self.count(found)
-                progress.advance()
         return {label: s.compact() for label, s in sums.items()}
+
+    def shares(self) -> list[np.ndarray]:
+        """Positions of starts, in runs that are scored as one."""
+        starts = len(self.plan.starts)
+        return np.array_split(np.arange(starts), min(starts, SHARES))
 
     def zeros(self, starts: np.ndarray) -> dict[str, Sums]:
         """Empty sums of some starts (S,), by label."""

@@ -20,7 +20,7 @@ from forecast.verification.foreign import open_forecast, open_truth
 from forecast.verification.limits import DEFAULT, Events
 from forecast.verification.metric import Metric
 from forecast.verification.naming import Names
-from forecast.verification.plan import Plan, common_variables, make_plan
+from forecast.verification.plan import Plan, common_variables, left_out, make_plan
 from forecast.verification.plausible import look
 from forecast.verification.regions import Regions
 from forecast.verification.results import slug
@@ -93,6 +93,7 @@ class Job:
         if self.analysis:
             analyses = States(self._on(grid, open_truth(self.analysis, self._truth_names)), names)
         plan = make_plan(stored, states, analyses, self.leads)
+        plan = plan.with_notes(*left_out(stored, store, plan, self.variables, self.leads))
         period = self.climatology or _other_years(store, plan)
         metrics = named(self.scores)
         climate, note = self._climatology(states, period, plan) if self._needs_climate(metrics) else (None, ())

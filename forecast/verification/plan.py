@@ -43,6 +43,12 @@ class Plan:
         return np.unique((self.starts[:, None] + self.leads)[self.scored])
 
     @property
+    def described(self) -> str:
+        """All of it in words, to tell plans apart."""
+        parts = (self.variables, self.starts.tolist(), self.leads.tolist(), self.scored.tolist())
+        return " ".join(map(str, parts))
+
+    @property
     def cases(self) -> list[tuple[int, int]]:
         """Positions (start, lead) to score, start by start."""
         return [(int(s), int(k)) for s, k in np.argwhere(self.scored)]
@@ -123,6 +129,30 @@ def _leads(forecasts: Sequence[StoredForecast], wanted: Sequence[np.timedelta64]
     if not leads.size:
         raise ForecastError("the forecasts have no lead time above 0 in common")
     return leads
+
+
+def left_out(
+    forecasts: Sequence[StoredForecast],
+    truth: Store,
+    plan: Plan,
+    variables: Sequence[str] | None,
+    leads: Sequence[np.timedelta64] | None,
+) -> list[str]:
+    """What some have and others lack, one sentence each, where `variables` or `leads` were not asked for by name."""
+    notes, zero = [], np.timedelta64(0, "s")
+    if variables is None:
+        lacking = {f.label: f.store.variables for f in forecasts} | {"the truth": truth.variables}
+        for name in dict.fromkeys(v for f in forecasts for v in f.store.variables if v not in plan.variables):
+            without = ", ".join(label for label, have in lacking.items() if name not in have)
+            notes.append(f"Variable {name} left out: not in {without}.")
+    if leads is None:
+        every = np.unique(np.concatenate([f.store.leads.astype("timedelta64[s]") for f in forecasts]))
+        for forecast in forecasts:
+            lacks = every[(every > zero) & ~np.isin(every, forecast.store.leads.astype("timedelta64[s]"))]
+            if lacks.size:
+                shown = ", ".join(format_duration(lead) for lead in lacks[:6]) + (", ..." if lacks.size > 6 else "")
+                notes.append(f"Lead times left out, since `{forecast.label}` does not have them: {shown}.")
+    return notes
 
 
 def _unusable(start: np.datetime64, leads: np.ndarray, forecasts: Sequence[StoredForecast], analyses: States) -> str:

@@ -5,7 +5,9 @@ scores.csv                  one row a forecast, score, variable, region, lead or
 forecasts/<name>.nc         groups `sum` and `weight` (per start), `metrics` (means over starts), `seasons`, `spans`,
                             `bands` (of chance, about the means)
 comparisons/<a>-vs-<b>.nc   paired differences, skill, bands, p-values, significance
-case.nc                     fields of one forecast
+case.nc                     fields of the first forecast
+cases/<which>.nc            fields of the forecasts with the smallest and the largest fair CRPS; not of forecasts scored
+                            while they are made
 fields.nc                   bias and fair CRPS of single points; not of forecasts scored while they are made
 checks.json                 statements about skill, if any were asked for
 """

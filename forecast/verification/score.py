@@ -14,10 +14,11 @@ from forecast.core.errors import ForecastError
 from forecast.core.progress import stdout
 from forecast.core.times import format_time
 from forecast.verification.averages import parse_span
-from forecast.verification.case import save_case
+from forecast.verification.case import save_case, save_notable
 from forecast.verification.engine import Engine
 from forecast.verification.fields import save_fields
 from forecast.verification.job import DAY, Job, describe
+from forecast.verification.parts import Parts
 from forecast.verification.results import Extra, Scores, write_scores
 from forecast.verification.significance import Settings
 from forecast.verification.sources import StoredForecast
@@ -37,7 +38,7 @@ def score(
 ) -> Scores:
     """Score forecasts and baselines side by side and write the folder of scores.
 
-    What is left out is printed and kept.
+    What is left out is printed and kept. A run that was killed goes on where it was (`parts`).
 
     Args:
         forecasts, truth, options: see `Job`.
@@ -51,7 +52,11 @@ def score(
     job = Job(forecasts, truth, **options)
     engine = job.engine()
     stdout.print("\n".join([describe(engine.plan, engine.sources), *engine.plan.notes]), highlight=False)
-    return finish(job, engine, spread(job, engine, workers, scheduler), Path(out), title)
+    check_folder(out := Path(out))
+    parts = Parts(out.with_name(out.name + ".unfinished"), f"{job} {engine.plan.described}")
+    scores = finish(job, engine, spread(job, engine, workers, scheduler, parts), out, title)
+    parts.remove()
+    return scores
 
 
 def finish(
@@ -117,6 +122,7 @@ def _write(
             shutil.copy(case, partial / "case.nc")
         else:
             save_case(partial / "case.nc", engine.sources[0], engine.truth, engine.plan, around=5 * DAY)
+            save_notable(partial / "cases", engine, sums, around=5 * DAY)
             save_fields(partial / "fields.nc", engine)
         if out.exists():
             shutil.rmtree(out)

@@ -15,27 +15,30 @@ from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.verification.engine import Engine
 from forecast.verification.job import Job
+from forecast.verification.parts import Parts
 from forecast.verification.scorer import Missing
 from forecast.verification.sums import Sums
 
 Part = tuple[dict[str, Sums], list[tuple[str, Missing]]]
-TASKS = 32
 _engines: dict[str, Engine] = {}
 
 
-def spread(job: Job, engine: Engine, workers: int = 2, scheduler: str = "threads") -> dict[str, Sums]:
+def spread(
+    job: Job, engine: Engine, workers: int = 2, scheduler: str = "threads", parts: Parts | None = None
+) -> dict[str, Sums]:
     """Score everything; sums by label, as `Engine.run`.
 
     Args:
         engine: made by the job, in this process.
         scheduler: `threads`; `processes`, for data whose reading holds the interpreter's lock (NetCDF, GRIB); or the
             address of a dask scheduler, tcp://host:8786, whose workers see the same files.
+        parts: what an earlier run has finished; what is scored now goes there.
 
     Raises:
         ForecastError: a cluster that does not answer.
     """
     if scheduler == "threads":
-        return engine.run(workers)
+        return engine.run(workers, parts)
     from distributed import Client, as_completed
 
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None, "processes": True}
@@ -44,16 +47,25 @@ def spread(job: Job, engine: Engine, workers: int = 2, scheduler: str = "threads
         client = Client(**where)
     except (OSError, ValueError) as error:
         raise ForecastError(f"no dask cluster at {scheduler}: {error or type(error).__name__}") from None
-    starts = len(engine.plan.starts)
-    shares = np.array_split(np.arange(starts), min(starts, TASKS))
-    parts: dict[int, dict[str, Sums]] = {}
-    with client, bar("scoring", len(shares)) as progress:
-        futures = [client.submit(score_starts, job, share, pure=False) for share in shares]
-        for future in as_completed(futures):
-            parts[futures.index(future)], found = future.result()
+    done: dict[int, dict[str, Sums]] = {}
+    with client, bar("scoring", len(engine.shares())) as progress:
+        futures = {}
+        for k, share in enumerate(engine.shares()):
+            sums = engine.zeros(engine.plan.starts[share])
+            found = parts.load(k, sums, np.arange(len(share))) if parts else None
+            if found is None:
+                futures[client.submit(score_starts, job, share, pure=False)] = k
+            else:
+                done[k] = sums
+                engine.count(found)
+        for future in as_completed(list(futures)):
+            k = futures[future]
+            done[k], found = future.result()
+            if parts:
+                parts.save(k, done[k], np.arange(len(engine.shares()[k])), found)
             engine.count(found)
             progress.advance()
-    ordered = [parts[k] for k in sorted(parts)]
+    ordered = [done[k] for k in sorted(done)]
     return {label: reduce(add, (part[label] for part in ordered)).compact() for label in ordered[0]}
 
 

@@ -66,7 +66,7 @@ def test_lost_worker_costs_its_item_only(tmp_path, workers) -> None:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    run(out, workers.scheduler_address, Recipe(out, delay=0.1))
+    run(out, workers.scheduler_address, Recipe(out, delay=0.05))
     killer.join()
     assert fingerprint(out) == fingerprint(make(Fake(), tmp_path / "alone.zarr"))
 

@@ -13,7 +13,7 @@ from tests.inference.fakes import Fake, count_lines, fingerprint, make
 from tests.inference.test_ensemble import ROOT, command, ledger
 
 
-@pytest.mark.parametrize("parts", [2, 3, 7])
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 7])
 def test_processes_share_the_items_and_do_none_twice(tmp_path, parts) -> None:
     """7 members in 3 batches from 2 starts on 2, 3 or 7 processes at once, which end as the bytes of one."""
     out = tmp_path / "f.zarr"

@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from forecast.core import grids
-from forecast.report.page import write_report
-from tests.report.test_page import scored
-
 BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: the page is not tried in one")
 PROBE = """<script>
@@ -45,15 +41,7 @@ def browse(page: Path, *options: str) -> str:
     return done.stdout.decode()
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    names = ("z_500", "tp", "2t")
-    scores = scored(folder, grids.gaussian(8), names, 3, {"learnt": 4, "imperfect": 3})
-    return write_report(scores, folder / "r.html")
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def found(page: Path) -> dict[str, list[list[str]]]:
     probe = page.with_name("probe.html")
     probe.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
@@ -80,7 +68,7 @@ def test_a_phone_need_not_scroll_the_page_sideways(found: dict[str, list[list[st
 
 def test_rows_sort_and_filter(found: dict[str, list[list[str]]]) -> None:
     first = [number(row[2]) for row in found["sorted"]]
-    assert first == sorted(first) and len(first) == 3
+    assert first == sorted(first) and len(first) == 4
     assert [row[0] for row in found["tp"]] == ["tp"] and [row[:2] for row in found["level"]] == [["z", "500"]]
     assert found["found"] == ["imperfect model"]
 

@@ -15,6 +15,7 @@ from forecast.core import grids, seeding
 from forecast.core.errors import ForecastError
 from forecast.verification import Scores, open_scores, skill_checks, write_checks
 from forecast.verification import score as score_all
+from forecast.verification.parts import Parts
 from tests.verification.synthetic import HOUR, write_forecast, write_truth
 
 DAY = 24 * HOUR
@@ -128,6 +129,47 @@ def test_order_and_workers_do_not_matter(scores: Scores, stores: Path, monkeypat
                   climatology=PERIOD, workers=3)  # fmt: skip
     for label, sums in scores.sums.items():
         assert other.sums[label].sum.equals(sums.sum) and other.sums[label].weight.equals(sums.weight)
+
+
+def test_a_run_that_was_stopped_goes_on(scores: Scores, stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was finished is not scored again; other settings begin anew; the sums are those of a run in one go."""
+    from forecast.verification.engine import Engine
+
+    asked: list[int] = []
+    whole = Engine.score
+
+    def once(engine: Engine, case: tuple[int, int], sums: dict) -> object:
+        asked.append(case[0])
+        if case[0] == 1 and len(asked) < 9:
+            raise ForecastError("stopped")
+        return whole(engine, case, sums)
+
+    paths = {"a": stores / "a.zarr", "b": stores / "b.zarr"}
+    run = partial(score, paths, stores / "truth.zarr", stores / "resumed", climatology=PERIOD)
+    monkeypatch.setattr(Engine, "score", once)
+    with pytest.raises(ForecastError, match="stopped"):
+        run(workers=1)
+    assert {path.name for path in (stores / "resumed.unfinished").glob("*.npz")} == {"0.npz"}
+    asked[:] = [1] * 9
+    resumed = run(workers=1)
+    assert set(asked) == {1} and not (stores / "resumed.unfinished").exists()
+    assert resumed.summary["nan_points_forecast"] == scores.summary["nan_points_forecast"]
+    for label, sums in scores.sums.items():
+        assert resumed.sums[label].sum.equals(sums.sum) and resumed.sums[label].weight.equals(sums.weight)
+
+
+def test_parts_of_other_settings_are_thrown_away(tmp_path: Path) -> None:
+    Parts(tmp_path / "p", "one").save(0, {}, np.arange(1), [])
+    assert Parts(tmp_path / "p", "one").load(0, {}, np.arange(1)) == []
+    assert Parts(tmp_path / "p", "two").load(0, {}, np.arange(1)) is None
+
+
+def test_what_one_forecast_lacks_is_named(stores: Path, tmp_path: Path) -> None:
+    short = write_forecast(tmp_path / "short.zarr", GRID, STARTS[:2], LEADS[[0, 2, 4, 5]], 3, NAMES[:1], ensemble(3))
+    paths = {"a": stores / "a.zarr", "short": short}
+    notes = score(paths, stores / "truth.zarr", tmp_path / "s", climatology=PERIOD).summary["notes"]
+    assert "Variable tp left out: not in short." in notes
+    assert "Lead times left out, since `short` does not have them: 1d, 3d, 6d." in notes
 
 
 def test_starts_scored_apart_merge_to_the_whole(scores: Scores, stores: Path, tmp_path: Path) -> None:
