@@ -65,18 +65,33 @@ def philox(counter: np.ndarray, key: int) -> np.ndarray:
 def words(key: int, size: int, offset: int = 0) -> np.ndarray:
     """(size,) uint64 random 64-bit words; word i depends on (key, offset + i) alone."""
     first, last = offset // 2, (offset + size + 1) // 2
-    index = np.arange(first, last, dtype=np.uint64)
-    counter = np.zeros((index.size, 4), np.uint64)
-    counter[:, 0], counter[:, 1] = index & _MASK, index >> _SHIFT
-    w = philox(counter, key)
-    pairs = np.stack([(w[1] << _SHIFT) | w[0], (w[3] << _SHIFT) | w[2]], axis=1).reshape(-1)
+    pairs = _pairs(key, np.arange(first, last, dtype=np.uint64)).reshape(-1)
     begin = offset - 2 * first
     return pairs[begin : begin + size]
 
 
+def _pairs(key: int, index: np.ndarray) -> np.ndarray:
+    """(n, 2) the words 2 i and 2 i + 1 of each index (n,)."""
+    counter = np.zeros((index.size, 4), np.uint64)
+    counter[:, 0], counter[:, 1] = index & _MASK, index >> _SHIFT
+    w = philox(counter, key)
+    return np.stack([(w[1] << _SHIFT) | w[0], (w[3] << _SHIFT) | w[2]], axis=1)
+
+
 def uniform(key: int, size: int, offset: int = 0) -> np.ndarray:
     """(size,) float64 in (0, 1), 52 random bits each."""
-    return ((words(key, size, offset) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return _unit(words(key, size, offset))
+
+
+def uniform_at(key: int, positions: np.ndarray) -> np.ndarray:
+    """Those elements (n,) of `uniform` alone."""
+    positions = positions.astype(np.uint64)
+    pairs = _pairs(key, positions // np.uint64(2))
+    return _unit(pairs[np.arange(positions.size), (positions % np.uint64(2)).astype(np.intp)])
+
+
+def _unit(words: np.ndarray) -> np.ndarray:
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def normal(key: int, size: int, offset: int = 0) -> np.ndarray:

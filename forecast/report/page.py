@@ -12,6 +12,8 @@ from forecast.core.errors import ForecastError
 from forecast.report import curves, diagrams, maps, scorecard, spectra, style, tables
 from forecast.report.shown import Shown, lead_name, load, name
 
+POWERS = ("power_members", "power_mean", "power_truth")
+
 
 def write_report(scores: str | Path, out: str | Path) -> Path:
     """Write the report on a folder of scores as one self-contained HTML file.
@@ -59,7 +61,7 @@ def render(shown: Shown) -> str:
         legend=scorecard.legend(),
         reliability=_spread_pictures(shown),
         events=_event_pictures(shown),
-        spectra=[spectra.spectra(shown), spectra.ratios(shown)] if shown.has("power_truth") else [],
+        spectra=[spectra.spectra(shown), spectra.ratios(shown)] if _all(shown, *POWERS) else [],
         maps=[maps.case_maps(shown, case) for case in (shown.case, *shown.cases)],
         points=_point_maps(shown),
         facts=tables.facts(shown),
@@ -77,7 +79,7 @@ def _skill_pictures(shown: Shown) -> list[style.Picture]:
     reference = next((r for r in ("climatology", "persistence") if (shown.model, r) in shown.comparisons), None)
     if reference and shown.has("fair_crps"):
         pictures.insert(0, curves.skill(shown, reference))
-    if "climatology" in shown.metrics and len(shown.variables) > 1 and shown.has("fair_crps"):
+    if "climatology" in shown.metrics and len(shown.variables) > 1 and _all(shown, "fair_crps", "spread_skill"):
         pictures.insert(0, curves.overview(shown))
     return pictures
 
@@ -92,8 +94,17 @@ def _spread_pictures(shown: Shown) -> list[style.Picture]:
 def _event_pictures(shown: Shown) -> list[style.Picture]:
     if shown.summary["members"][shown.model] < 2 or not shown.has("sharpness"):
         return []
-    drawn = (("reliability", diagrams.reliability), ("roc_area", diagrams.roc), ("economic_value", diagrams.value))
-    return [draw(shown) for metric, draw in drawn if shown.has(metric)]
+    drawn = (
+        (("reliability", "reliability_expected", "reliability_low", "sharpness"), diagrams.reliability),
+        (("roc_area", "hit_rate", "false_alarm_rate"), diagrams.roc),
+        (("economic_value",), diagrams.value),
+    )
+    return [draw(shown) for metrics, draw in drawn if _all(shown, *metrics)]
+
+
+def _all(shown: Shown, *metrics: str) -> bool:
+    """Whether all of some scores were asked for and have values."""
+    return all(shown.has(metric) for metric in metrics)
 
 
 def _point_maps(shown: Shown) -> list[style.Picture]:

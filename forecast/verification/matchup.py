@@ -112,9 +112,8 @@ class Matchup:
     @cached_property
     def rank(self) -> np.ndarray:
         """(G,) float64: how many members lie below the truth, 0..M; among ties one place is drawn by `tie_key`."""
-        rank, ties = self.sums.below.astype(np.float64), self.sums.equal
-        if ties.any():
-            rank += np.floor(seeding.uniform(self.tie_key, ties.size) * (ties + 1))
+        rank, tied = self.sums.below.astype(np.float64), np.flatnonzero(self.sums.equal)
+        rank[tied] += np.floor(seeding.uniform_at(self.tie_key, tied) * (self.sums.equal[tied] + 1))
         return np.where(np.isnan(self.mean_error), np.nan, rank)
 
     @cached_property

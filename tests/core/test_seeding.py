@@ -108,3 +108,9 @@ def test_permutation_is_one_and_uniform_covers_the_unit_interval():
 
 STREAM_KEY = 6578058527424552347
 STREAM = [-0.6807878017425537, 0.03408917784690857, -0.606575608253479]
+
+
+def test_single_elements_are_those_of_the_whole() -> None:
+    places = np.array([0, 1, 7, 8, 99])
+    assert np.array_equal(seeding.uniform_at(5, places), seeding.uniform(5, 100)[places])
+    assert seeding.uniform_at(5, places[:0]).size == 0
