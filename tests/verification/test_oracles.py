@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from forecast.core import grids, seeding
+from forecast.core import seeding
 from forecast.verification import decisions, deterministic, ensemble, events, precipitation, spectra
 from forecast.verification.climate import Climate
 from forecast.verification.limits import Events
@@ -26,17 +26,7 @@ from forecast.verification.multivariate import EnergyScore, variogram
 from forecast.verification.neighbourhood import window_mean
 from forecast.verification.regions import Regions
 from forecast.verification.scorer import Scorer
-
-MEMBERS, POINTS, LIMIT = 20, 3000, 5.42e4
-GRID = grids.latlon(np.array([45.0, -45.0]), np.arange(POINTS // 2) * 720 / POINTS)  # the globe in cells of equal area
-
-
-@cache
-def fields() -> tuple[np.ndarray, np.ndarray]:
-    """z500-like float32 members (M, G) and truth (G,) about a shared signal."""
-    noise = seeding.normal(seeding.key(8, "oracle"), (MEMBERS + 2) * POINTS).reshape(-1, POINTS)
-    signal = 5.4e4 + 300 * noise[0]
-    return (signal + 150 * noise[2:]).astype(np.float32), (signal + 200 * noise[1]).astype(np.float32)
+from tests.verification.oracles import GRID, LIMIT, MEMBERS, POINTS, fields, scipy_acc, scipy_coherence, scipy_power
 
 
 def ours(metric: Metric, event: str = f"z_500 > {LIMIT}") -> np.ndarray:
@@ -164,41 +154,6 @@ def _sr_quantile(level: float) -> Callable[[], Any]:
     return call
 
 
-def _scipy_acc() -> Any:
-    from scipy.spatial.distance import cosine
-
-    x, y = fields()
-    anomaly = 5.35e4
-    return 1 - cosine(x.astype(float).mean(axis=0) - anomaly, y.astype(float) - anomaly)
-
-
-def _rows(field: np.ndarray) -> np.ndarray:
-    return field.astype(float).reshape(*field.shape[:-1], 2, -1)
-
-
-def _scipy_power(field: Callable[[], np.ndarray]) -> Callable[[], Any]:
-    """The mean over latitudes (of equal area here) of scipy's periodogram, a `spectrum`: squares of amplitudes."""
-
-    def call() -> Any:
-        from scipy.signal import periodogram
-
-        power = periodogram(_rows(field()), window="boxcar", detrend=False, scaling="spectrum")[1]
-        return power.reshape(-1, power.shape[-1]).mean(axis=0)
-
-    return call
-
-
-def _scipy_coherence() -> Any:
-    """|<F G*>|^2 / (<|F|^2> <|G|^2>) from scipy's cross spectra of each latitude."""
-    from scipy.signal import csd
-
-    x, y = fields()
-    f, g = _rows(x.astype(float).mean(axis=0)), _rows(y)
-    options = {"window": "boxcar", "detrend": False, "scaling": "spectrum", "nperseg": f.shape[-1]}
-    both, own, other = (csd(a, b, **options)[1].mean(axis=0) for a, b in ((f, g), (f, f), (g, g)))
-    return np.abs(both) ** 2 / (own.real * other.real)
-
-
 _tail = _sc("tail_tw_crps_for_ensemble", threshold=LIMIT, method="fair")
 ABOVE = dict(event_thresholds=LIMIT, event_threshold_operator=operator.gt)
 ORACLES: list[tuple[Metric, str, Callable[[], Any], float, Callable[[np.ndarray], Any]]] = [
@@ -226,11 +181,11 @@ ORACLES: list[tuple[Metric, str, Callable[[], Any], float, Callable[[np.ndarray]
     (decisions.ETS(), "xskillscore", _xs_contingency("equit_threat_score"), 1e-12, lambda v: v[0]),
     (decisions.HSS(), "xskillscore", _xs_contingency("heidke_score"), 1e-12, lambda v: v[0]),
     (decisions.FrequencyBias(), "xskillscore", _xs_contingency("bias_score"), 1e-12, lambda v: v[0]),
-    (deterministic.ACC(), "scipy", _scipy_acc, 1e-10, lambda v: v),
-    (spectra.MemberPower(), "scipy", _scipy_power(lambda: fields()[0]), 1e-9, lambda v: v),
-    (spectra.MeanPower(), "scipy", _scipy_power(lambda: fields()[0].astype(float).mean(axis=0)), 1e-9, lambda v: v),
-    (spectra.TruthPower(), "scipy", _scipy_power(lambda: fields()[1]), 1e-9, lambda v: v),
-    (spectra.Coherence(), "scipy", _scipy_coherence, 1e-9, lambda v: v),
+    (deterministic.ACC(), "scipy", scipy_acc, 1e-10, lambda v: v),
+    (spectra.MemberPower(), "scipy", scipy_power(lambda: fields()[0]), 1e-9, lambda v: v),
+    (spectra.MeanPower(), "scipy", scipy_power(lambda: fields()[0].astype(float).mean(axis=0)), 1e-9, lambda v: v),
+    (spectra.TruthPower(), "scipy", scipy_power(lambda: fields()[1]), 1e-9, lambda v: v),
+    (spectra.Coherence(), "scipy", scipy_coherence, 1e-9, lambda v: v),
     (deterministic.RMSE(), "xskillscore", _xs_mean("rmse"), 1e-10, lambda v: v),
     (deterministic.MAE(), "xskillscore", _xs_mean("mae"), 1e-10, lambda v: v),
     (deterministic.Bias(), "xskillscore", _xs_mean("me"), 1e-9, lambda v: v),
