@@ -320,3 +320,14 @@ def test_dates_between_seconds_are_rounded(tmp_path: Path) -> None:
     data.assign_coords(time=days).to_netcdf(tmp_path / "a.nc")
     dates = open_source(section(tmp_path / "a.nc")).contents.dates
     np.testing.assert_array_equal(np.diff(dates), np.timedelta64(3600, "s"))
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netcdf(tmp_path / "a.nc")
+
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ForecastError, match=r"cannot read .*a.nc: Permission denied"):
+        open_source(section(tmp_path / "a.nc"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -214,3 +215,18 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path: Path, request: pytest.Fix
         writer.write(slab, values[plan.slabs[slab]])
     writer.finish()
     assert digest(tmp_path / "a.zarr") == digest(tmp_path / "b.zarr")
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, values = layout(), states(layout())
+    writer = write(tmp_path / "a.zarr", plan, values, [0])
+    replace_file = os.replace
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(DiskError, match="cannot write .*a.zarr: Permission denied; mend that and run again"):
+        writer.write(1, values[plan.slabs[1]])
+    monkeypatch.setattr(os, "replace", replace_file)
+    assert writer.todo == [1, 2, 3, 4] and not list(tmp_path.rglob("*.partial/store/**/*.partial"))

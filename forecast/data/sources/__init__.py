@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from forecast.core.archive_sections import AnemoiSource, ArchiveSource, FileSource, ZarrSource
+from forecast.core.errors import ForecastError
 from forecast.data.sources.anemoi import AnemoiDataset
 from forecast.data.sources.catalogue import Contents, Source, expand
 from forecast.data.sources.checksums import verify
@@ -20,9 +21,13 @@ def open_source(section: ArchiveSource) -> Source:
     """Index an archive, without reading its values.
 
     Raises:
-        ForecastError: nothing there; corrupt, doubled, incomplete or mis-shaped fields; unknown names or units.
+        ForecastError: nothing there, or it may not be read; corrupt, doubled, incomplete or mis-shaped fields; unknown
+            names or units.
     """
-    return Refined(_plain(section), section)
+    try:
+        return Refined(_plain(section), section)
+    except OSError as error:
+        raise ForecastError(f"cannot read {error.filename or 'the source'}: {error.strerror or error}") from None
 
 
 def _plain(section: ArchiveSource) -> Source:
