@@ -20,7 +20,7 @@ from forecast.data.sources.catalogue import Contents
 DAY = np.timedelta64(86400, "s")
 MOST_GAPS = 20
 """Steps of the time axis for each date that the source has, beyond a thousand: more is a mistake."""
-WORK = 2.5
+WORK = 3.0
 """Memory of a worker in slabs: states as read and as written, what is compressed, blocks in double precision."""
 
 
