@@ -46,7 +46,7 @@ def settings(root: Path, terms: dict[str, Any], stores: Path) -> Config:
     raw["store"] |= {"path": str(stores / "truth.zarr"), "analysis": str(stores / "analysis.zarr")}
     raw["data"] |= {"step": "24h", "train": ["2001-01-01T00", "2001-09-30T18"], "prefetch": 0,
                     "validation": ["2001-10-01T00", "2001-12-31T18"]}  # fmt: skip
-    raw["model"] |= {"mesh_refinement": 2, "width": 32, "grid_width": 16, "layers": 1}
+    raw["model"] = {"mesh_refinement": 2, "width": 32, "grid_width": 16, "layers": 1}  # attention has losses, too
     stage = {"updates": 12, "lr": 0.01, "schedule": "constant"}
     raw["training"] |= {"members": 2, "batch_size": 1, "stages": [stage]}
     raw["training"] |= {"validate_every": 1000, "validation_starts": 1, "validation_steps": 1}
