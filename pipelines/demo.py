@@ -36,7 +36,7 @@ def demo(config: Config) -> Path:
 
     say(f"{config.source.kind} archive -> sharded Zarr store in {config.root}")
     ingest(config)
-    say("training a graph transformer with the almost fair CRPS")
+    say("training with the almost fair CRPS")
     train(config, resume=True)
     say(f"ensembles of {config.forecast.members} members, learnt and physical")
     generate(config)
