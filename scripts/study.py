@@ -1,7 +1,7 @@
-"""Several ways to train side by side on the sample planet, the same time for each: what makes a forecaster good?
+"""Several ways to train side by side on the sample planet, the same budget for each: what makes a forecaster good?
 
     python scripts/study.py fuxi --out runs/study        # an hour of training each, ensembles: about six hours
-    python scripts/study.py aifs --out runs/ablations --minutes 5 --starts 5 --members 20
+    python scripts/study.py aifs --out runs/ablations --updates 1500 --starts 5 --members 10    # about an hour
     python scripts/study.py fuxi --out runs/study --sides FuXi-ENS white    # those only; what is there is kept
 
 `fuxi` asks what the variational part is worth. All share archive, batches and curriculum of configs/planet_fuxi.yaml:
@@ -14,8 +14,9 @@
 
 `aifs` changes one thing of configs/planet_aifs.yaml at a time (see STUDIES).
 
-How many updates each makes follows from the seconds that they take, measured first (stages.json). Writes study.md (one
-table), study.png (one figure) and study.json into --out. A study that was stopped goes on where it was.
+How many updates each makes follows from the seconds that they take, measured first (stages.json); with --updates
+it is the same for all, for machines that do other work. Writes study.md (one table), study.png (one figure) and
+study.json into --out. A study that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ STUDIES: dict[str, dict[str, Side]] = {
     },
 }
 SHARES = {"fuxi": (0.45, 0.45, 0.1), "aifs": (0.75, 0.2, 0.05)}
-"""of the time, for one member, for several, for rollouts"""
+"""of the budget, for one member, for several, for rollouts"""
 PROBE = (12, 8, 4)
 """updates of each stage that are timed"""
 HOURS = (24, 72, 120, 240)
@@ -96,22 +97,28 @@ def config_of(side: str, out: Path, options: argparse.Namespace, *more: str) -> 
 
 
 def stages(side: str, out: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The curriculum of a side, as long as the time allows; measured once and kept."""
+    """The curriculum of a side, as long as the budget allows; measured once and kept."""
     path = out / "stages.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if side not in known:
         plain = [stage.model_dump(mode="json") for stage in config_of(side, out, options).training.stages]
         plain = [stage | STUDIES[options.study][side].stages for stage in plain]
-        short = [stage | {"updates": n} for stage, n in zip(plain, PROBE, strict=True)]
-        probe = config_of(side, out, options, f"training.stages={json.dumps(short)}", f"root={out / 'probes' / side}",
-                          "training.validate_every=1000000", "training.validation_steps=1")  # fmt: skip
-        seconds = per_update(train(probe) / "metrics.jsonl")
-        for stage, share, each in zip(plain, SHARES[options.study], seconds, strict=True):
-            stage["updates"] = max(10, round(60 * options.minutes * share / each))
+        each = [1.0] * len(plain) if options.updates else seconds(side, plain, out, options)
+        budget = options.updates or 60 * options.minutes
+        for stage, share, cost in zip(plain, SHARES[options.study], each, strict=True):
+            stage["updates"] = max(10, round(budget * share / cost))
             stage["warmup"] = min(stage["warmup"], stage["updates"] // 4)
         known[side] = plain
         path.write_text(json.dumps(known, indent=1))
     return list(known[side])
+
+
+def seconds(side: str, plain: list[dict[str, Any]], out: Path, options: argparse.Namespace) -> list[float]:
+    """What an update of each stage takes, by a short run."""
+    short = [stage | {"updates": n} for stage, n in zip(plain, PROBE, strict=True)]
+    probe = config_of(side, out, options, f"training.stages={json.dumps(short)}", f"root={out / 'probes' / side}",
+                      "training.validate_every=1000000", "training.validation_steps=1")  # fmt: skip
+    return per_update(train(probe) / "metrics.jsonl")
 
 
 def per_update(metrics: Path) -> list[float]:
@@ -146,7 +153,7 @@ def verify(out: Path, options: argparse.Namespace) -> Scores:
     }
     forecasts |= {kind: first.path(path) for kind, path in first.forecast.physics.items()}
     return score(
-        forecasts, first.path(first.store.path), out / "scores", title="Ways to train, the same time for each",
+        forecasts, first.path(first.store.path), out / "scores", title="Ways to train, the same budget for each",
         analysis=first.path(str(first.store.analysis)), climatology=first.data.train,
         window=first.verification.climatology_window, leads=first.verification.leads, seed=first.seed,
     )  # fmt: skip
@@ -214,7 +221,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "model; least and greatest spread-skill ratio to 240 h, mean over variables; at the last validation KL "
         "in nats per latent dimension, dimensions above 0.01 nats, one-step CRPS with z of prior and posterior."
     )
-    return "\n".join(["# Ways to train, the same time for each", "", *rows, "", note, ""])
+    return "\n".join(["# Ways to train, the same budget for each", "", *rows, "", note, ""])
 
 
 def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
@@ -245,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--minutes", type=float, default=60, help="of training for each side")
+    parser.add_argument("--updates", type=int, help="of training for each side, in place of minutes")
     parser.add_argument("--members", type=int, default=50)
     parser.add_argument("--starts", type=int, help="about so many in place of the config's")
     parser.add_argument("--sides", nargs="+", help="these only")
