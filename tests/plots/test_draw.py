@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.animation import FFMpegWriter
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -54,6 +56,16 @@ def test_pictures(store: Path, tmp_path: Path, name: str) -> None:
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
         if name.endswith(".gif"):
             assert picture.n_frames == 3 and picture.info["duration"] == 200
+
+
+@pytest.mark.skipif(not FFMpegWriter.isAvailable(), reason="ffmpeg is not installed")
+def test_an_animation_as_mp4_has_a_frame_a_lead(store: Path, tmp_path: Path) -> None:
+    to = tmp_path / "moving.mp4"
+    result = CliRunner().invoke(app, ["plot", str(store), *PICTURES["moving.gif"], "--to", str(to)])
+    assert result.exit_code == 0, result.output
+    command = ["ffmpeg", "-i", str(to), "-f", "null", "-"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "Duration: 00:00:00.60" in told  # three frames at five a second
 
 
 def test_titles_say_what_when_and_of_whom(store: Path) -> None:
