@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from forecast.core import threads
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.inference.ensemble import System, run_item
@@ -77,8 +78,9 @@ def _work(opener: Opener, item: Item) -> Item:
     system, writer = _opened(opener, str(get_worker().name))
     writer.ledgers.update()
     if not writer.ledgers.finished[item].all():
-        for _ in run_item(system, writer, item):
-            pass
+        with threads.prompt():
+            for _ in run_item(system, writer, item):
+                pass
         writer.flush()
     return item
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from forecast.core import threads
 from forecast.core.errors import ForecastError
 from forecast.core.forecasts import Forecasts, Layout, Unit
 from forecast.core.grids import Grid
@@ -83,6 +84,7 @@ def generate(
     with (
         ForecastWriter(out, layout, f"{part[0]}-of-{part[1]}") as writer,
         closing(Claims(writer.path / ".claims")) as claims,
+        threads.prompt(),  # writer and follower beside the network
     ):
         following = Following(follow(writer.path), writer, claims, drop) if follow else None
         writer.listed = following.listed if following else None
