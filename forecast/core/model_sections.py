@@ -145,7 +145,7 @@ class DivergenceSection(Section):
 
 
 class FuxiEnsSection(Section):
-    """Variational forecaster of the FuXi-ENS kind: windowed transformers on the patches of a latitude-longitude grid.
+    """Variational forecaster of the FuXi-ENS kind: prior, posterior and decoder on patches of a grid.
 
     Defaults are the released network's where it has one.
     """
@@ -155,11 +155,18 @@ class FuxiEnsSection(Section):
     remainder: Literal["pad", "drop"] = Field(
         "pad", description="rows and columns that do not fill a patch: fill it up, or leave them out of the input"
     )
+    backbone: Literal["windows", "harmonic"] = Field(
+        "windows",
+        description="how tokens learn of each other: attention in windows (the release), or filters in spherical "
+        "harmonics and their gradients, the layers of the graph transformer's processor: harmonic",
+    )
     window: tuple[int, int] = Field((18, 18), description="rows and columns of tokens that attend to each other")
+    truncation: int = Field(21, ge=1, description="T of backbone: harmonic")
+    filters: int = Field(32, ge=1, description="filtered fields of each block of backbone: harmonic")
     width: int = Field(1536, ge=8)
-    heads: int = Field(24, ge=1)
+    heads: int = Field(24, ge=1, description="of backbone: windows")
     mlp_width: int = Field(4096, ge=8)
-    blocks: int = Field(7, ge=1, description="of a layer; every second one attends in shifted windows")
+    blocks: int = Field(7, ge=1, description="of a layer; with windows, every second one attends in shifted ones")
     prior_layers: int = Field(2, ge=1, description="of the prior, and of the posterior")
     decoder_layers: int = Field(6, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1, description="of prior and posterior; part of the noise, in forecasts too")
@@ -176,7 +183,7 @@ class FuxiEnsSection(Section):
     def _sizes_fit(self) -> FuxiEnsSection:
         if min(self.patch) < 1 or min(self.window) < 1:
             raise ValueError(f"patch {self.patch} and window {self.window} must be positive")
-        if self.width % (2 * self.heads):
+        if self.backbone == "windows" and self.width % (2 * self.heads):
             given = f"model.heads={self.heads} must divide model.width={self.width} into an even width of each head"
             raise ValueError(f"{given}, whose pairs are turned")
         if any(size % self.latent.coarsening for size in self.patch):

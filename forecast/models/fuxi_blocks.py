@@ -1,17 +1,20 @@
-"""Pieces of the FuXi-ENS network: embedded patches, blocks of windowed attention told of the time, patch heads."""
+"""Pieces of the FuXi-ENS network: embedded patches, blocks told of the time, patch heads."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from forecast.core.errors import ForecastError
 from forecast.core.model_sections import FuxiEnsSection
 from forecast.models import modulation, window_operators
+from forecast.models.harmonic import HarmonicLayer, Waves
 from forecast.models.windows import Reordering, WindowAttention, Windows, partition
 
 FREQUENCIES = 128
@@ -29,7 +32,8 @@ class Geometry(NamedTuple):
     Attributes:
         grid: rows and columns. patch: of a token. drop: a last row or column of patches that the grid does not fill is
             no token (as in the released network), rather than one filled up with zeros.
-        tokens: rows and columns. home, shifted: partitions into windows.
+        tokens: rows and columns. home, shifted: partitions into windows; of a harmonic backbone its rows.
+        waves: harmonics at the tokens, of a harmonic backbone.
     """
 
     grid: tuple[int, int]
@@ -38,22 +42,60 @@ class Geometry(NamedTuple):
     tokens: tuple[int, int]
     home: Windows
     shifted: Windows
+    waves: Waves | None = None
 
     @classmethod
-    def of(cls, section: FuxiEnsSection, grid: tuple[int, int], wraps: bool) -> Geometry:
-        """The geometry of a grid of rows and columns, whose last column is next to the first if it wraps."""
+    def of(cls, section: FuxiEnsSection, grid: tuple[int, int], wraps: bool, points: np.ndarray) -> Geometry:
+        """The geometry of a grid of rows and columns, whose last column is next to the first if it wraps.
+
+        Args:
+            points: (G, 3) unit vectors.
+        """
         patch, drop = section.patch, section.remainder == "drop"
         tokens = tuple(n // p if drop else -(-n // p) for n, p in zip(grid, patch, strict=True))
         size = (tokens[0], tokens[1])
-        shift = (section.window[0] // 2, section.window[1] // 2)
-        home = partition(size, section.window, (0, 0), wraps)
-        return cls(grid, patch, drop, size, home, partition(size, section.window, shift, wraps))
+        window = section.window if section.backbone == "windows" else (1, size[1])
+        home = partition(size, window, (0, 0), wraps)
+        shifted = partition(size, window, (window[0] // 2, window[1] // 2), wraps)
+        made = cls(grid, patch, drop, size, home, shifted)
+        if section.backbone == "windows":
+            return made
+        if not wraps:
+            raise ForecastError("model.backbone=harmonic wants a grid that goes round the globe: set it to windows")
+        return made._replace(waves=Waves(section.truncation, made._centres(points)))
 
     @property
     def covered(self) -> tuple[int, int]:
         """Rows and columns of patches that the heads write, the grid and maybe more."""
         rows, columns = (-(-n // p) for n, p in zip(self.grid, self.patch, strict=True))
         return rows, columns
+
+    def cut(self, fields: Tensor) -> Tensor:
+        """(R, C, rows, columns) of whole patches from (R, G, C), zeros where there is no grid."""
+        (rows, columns), wanted = self.grid, [n * p for n, p in zip(self.tokens, self.patch, strict=True)]
+        x = fields.unflatten(1, (rows, columns)).movedim(-1, 1)
+        if wanted == [rows, columns]:
+            return x
+        return functional.pad(x, (0, wanted[1] - columns, 0, wanted[0] - rows))  # negative: cut off
+
+    def _centres(self, points: np.ndarray) -> Tensor:
+        """(N, 3) unit vectors in the middle of each token's patch."""
+        means = functional.avg_pool2d(self.cut(torch.from_numpy(points)[None]), self.patch)
+        return functional.normalize(means.flatten(2)[0].T, dim=-1)
+
+
+class ModulatedNorm(nn.Linear):
+    """LN(x) (1 + s) + b, where s and b are linear in the condition, and zero at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 2 * width)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, N, width) from (B, N, width) and SiLU(condition) (B, width)."""
+        scale, shift = super().forward(condition).float().chunk(2, dim=-1)
+        return modulation.modulated_norm(x, 1 + scale, shift)
 
 
 class TimeEmbedding(nn.Module):
@@ -88,20 +130,11 @@ class Patches(nn.Module):
 
     def forward(self, fields: Tensor, forcings: Tensor) -> Tensor:
         """(R, N, width), raster order, from (R, G, channels) and (R or a divisor, G, forcings)."""
-        x = self.embed_state(self._map(fields))
+        x = self.embed_state(self.geometry.cut(fields))
         if self.embed_forcings is not None:
-            known = self.embed_forcings(self._map(forcings))
+            known = self.embed_forcings(self.geometry.cut(forcings))
             x = x + known.repeat_interleave(len(x) // len(known), dim=0)
         return norm(x.flatten(2).transpose(1, 2), self.weight)
-
-    def _map(self, fields: Tensor) -> Tensor:
-        """(R, C, rows, columns) of whole patches, zeros where there is no grid."""
-        (rows, columns), tokens, patch = self.geometry.grid, self.geometry.tokens, self.geometry.patch
-        wanted = (tokens[0] * patch[0], tokens[1] * patch[1])
-        x = fields.unflatten(1, (rows, columns)).movedim(-1, 1)
-        if wanted == (rows, columns):
-            return x
-        return functional.pad(x, (0, wanted[1] - columns, 0, wanted[0] - rows))  # negative: cut off
 
 
 class Block(nn.Module):
@@ -131,7 +164,7 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """Fields -> tokens: embedded patches, layers of blocks, a modulated norm plus the embedded patches.
 
-    Every second block of a layer attends within shifted windows.
+    Every second block of a layer attends within shifted windows. With `backbone: harmonic` blocks filter instead.
 
     Args:
         channels, forcings: of the fields. layers: of section.blocks blocks each. dropout: of what blocks see: after the
@@ -143,14 +176,11 @@ class Backbone(nn.Module):
         width = section.width
         self.patches = Patches(channels, forcings, width, geometry)
         self.time = TimeEmbedding(width)
-        own = (geometry.home, geometry.shifted)
         self.layers = nn.ModuleList(
-            nn.ModuleList(Block(section, geometry.home, own[i % 2]) for i in range(section.blocks))
+            nn.ModuleList(_block(section, geometry, shifted=bool(i % 2)) for i in range(section.blocks))
             for _ in range(layers)
         )
-        self.modulation = nn.Linear(width, 2 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = ModulatedNorm(width)
         self.home = Reordering(None, geometry.home.order)
         self.recompute = section.checkpoint_blocks
 
@@ -171,11 +201,17 @@ class Backbone(nn.Module):
                 x = x * masks[index]
             for block in layer:  # type: ignore[attr-defined]
                 x = checkpoint(block, x, condition, use_reentrant=False) if self._recomputes() else block(x, condition)
-        scale, shift = self.modulation(condition).float().chunk(2, dim=-1)
-        return self.home.undo(modulation.modulated_norm(x, 1 + scale, shift) + embedded)
+        return self.home.undo(self.modulation(x, condition) + embedded)
 
     def _recomputes(self) -> bool:
         return self.recompute and torch.is_grad_enabled()
+
+
+def _block(section: FuxiEnsSection, geometry: Geometry, shifted: bool) -> nn.Module:
+    if geometry.waves is None:
+        return Block(section, geometry.home, geometry.shifted if shifted else geometry.home)
+    width = section.width
+    return HarmonicLayer(width, section.mlp_width, section.filters, geometry.waves, ModulatedNorm(width))
 
 
 class PatchHead(nn.Module):

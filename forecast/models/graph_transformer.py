@@ -15,7 +15,7 @@ from forecast.core.model_sections import GraphTransformerSection
 from forecast.models import compact, direct, full
 from forecast.models.features import Features, Network
 from forecast.models.harmonic import HarmonicLayer, Waves
-from forecast.models.noise import NoiseEmbedding
+from forecast.models.noise import ConditionalLayerNorm, NoiseEmbedding
 
 
 class GraphTransformer(Network):
@@ -31,7 +31,11 @@ class GraphTransformer(Network):
         self.noise = NoiseEmbedding(section.noise_channels, section.noise_hidden)
         if section.processor == "harmonic":
             waves = Waves(section.truncation, graph["mesh"].x)
-            self.layers = nn.ModuleList(HarmonicLayer(section, waves) for _ in range(section.layers))
+            sizes = section.width, int(section.width * section.mlp_ratio), section.filters
+            self.layers = nn.ModuleList(
+                HarmonicLayer(*sizes, waves, ConditionalLayerNorm(section.width, section.noise_channels))
+                for _ in range(section.layers)
+            )
         else:
             self.layers = nn.ModuleList(blocks.ProcessorLayer(section, graph) for _ in range(section.layers))
         self.decoder = blocks.Decoder(section, graph, inputs, outputs)

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from forecast.core import grids
 from forecast.core.errors import ForecastError
-from forecast.core.model_sections import GraphTransformerSection
 from forecast.core.sphere import epsilon, legendre
-from forecast.models.noise import ConditionalLayerNorm
 
 _STEEPEST, _FLATTEST = -2.0, 0.3
 """powers of the wavenumber that filters begin with: from an inverse Laplacian to a slight sharpening"""
@@ -51,12 +49,16 @@ class Waves(nn.Module):
     Args:
         truncation: T. positions: (N, 3) unit vectors.
 
+    Attributes:
+        truncation: T.
+
     Raises:
         ForecastError: fewer nodes than (T + 1)^2 harmonics, or nodes that do not determine them.
     """
 
     def __init__(self, truncation: int, positions: Tensor) -> None:
         super().__init__()
+        self.truncation = truncation
         x, y, z = positions.double().numpy().T
         latitudes, longitudes = np.degrees(np.arctan2(z, np.hypot(x, y))), np.degrees(np.arctan2(y, x))
         basis, degrees = harmonics(truncation, latitudes, longitudes)
@@ -65,7 +67,7 @@ class Waves(nn.Module):
         if len(degrees) > len(positions) or np.linalg.cond(gram := weighted @ basis[0]) > 1e4:
             raise ForecastError(
                 f"model.truncation={truncation} has {len(degrees):,} spherical harmonics, more than {len(positions):,} "
-                "nodes of this mesh can tell apart: lower it, or take a finer model.mesh"
+                "nodes can tell apart: lower it, or take a finer mesh (smaller patches)"
             )
         basis[1:] /= max(1.0, (truncation * (truncation + 1) / 2) ** 0.5 / 2)  # of the size of the values
         self._keep("degrees", torch.from_numpy(degrees))
@@ -96,27 +98,28 @@ class Waves(nn.Module):
 
 
 class HarmonicLayer(nn.Module):
-    """x += MLP(CLN(x), filtered fields of CLN(x), their gradients); the MLP multiplies two linear maps (Shazeer 2020).
+    """x += MLP(LN(x), filtered fields of LN(x), their gradients); the MLP multiplies two linear maps (Shazeer 2020).
 
     What a fluid does is made of just that: a filter that turns vorticity into a streamfunction, gradients, products.
     After spherical Fourier neural operators (Bonev et al. 2023), whose filters depend on the degree alone, too.
+
+    Args:
+        hidden: width of the MLP. filters: filtered fields. norm: of x, told the condition.
     """
 
-    def __init__(self, section: GraphTransformerSection, waves: Waves) -> None:
+    def __init__(self, width: int, hidden: int, filters: int, waves: Waves, norm: nn.Module) -> None:
         super().__init__()
-        width, filters, hidden = section.width, section.filters, int(section.width * section.mlp_ratio)
-        self.waves = waves
-        self.norm = ConditionalLayerNorm(width, section.noise_channels)
+        self.waves, self.norm = waves, norm
         self.choose = nn.Linear(width, filters, bias=False)
         powers = torch.linspace(_STEEPEST, _FLATTEST, filters)
-        degrees = torch.arange(section.truncation + 1.0)[:, None, None]
+        degrees = torch.arange(waves.truncation + 1.0)[:, None, None]
         self.gain = nn.Parameter((1 + degrees / 4) ** powers)
         self.inner, self.outer = nn.Linear(width + 3 * filters, 2 * hidden), nn.Linear(hidden, width)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(B, N, width) -> (B, N, width); condition (B, N, C)."""
+        """(B, N, width) -> (B, N, width); condition as the norm takes it."""
         normed = self.norm(x, condition)
         chosen = self.choose(normed)
         one, other = self.inner(torch.cat([normed.to(chosen.dtype), self.waves(chosen, self.gain)], -1)).chunk(2, -1)

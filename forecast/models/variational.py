@@ -108,7 +108,7 @@ class VariationalNetwork(Network):
     def __init__(self, section: FuxiEnsSection, fields: Fields, features: bool) -> None:
         super().__init__()
         grid = regular(fields)
-        self.geometry = Geometry.of(section, (grid.shape[0], grid.shape[1]), wraps(grid))
+        self.geometry = Geometry.of(section, (grid.shape[0], grid.shape[1]), wraps(grid), grid.xyz)
         self.section, self.channels = section, fields.input_steps * len(fields.prognostic)
         self.hidden_width, self.latent_width = section.event_width, section.width
         learnt = section.latent.prior == "learnt"

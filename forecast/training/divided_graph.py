@@ -6,6 +6,7 @@ each side, or keys and values of all nodes for dense attention. All else is row 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +35,7 @@ def divide(model: GraphForecaster, part: Part) -> None:
     _encoder(axis, network.encoder, points, parts)
     for layer in network.layers:
         if isinstance(layer, HarmonicLayer):
-            _waves(axis, layer.waves, parts)
+            divide_waves(axis, layer.waves, parts)
         else:
             _attention(axis, cast(Any, layer).attention, parts, parts)
     decoder = network.decoder
@@ -108,7 +109,7 @@ def _window(axis: Axis, attention: WindowAttention, parts: list[slice]) -> None:
     attention.register_forward_hook(lambda _, given, out: out[:, own])
 
 
-def _waves(axis: Axis, waves: Waves, parts: list[slice]) -> None:
+def divide_waves(axis: Axis, waves: Waves, parts: Sequence[slice | np.ndarray]) -> None:
     """Coefficients of the nodes here, whose sum over processes is filtered, and fields at the nodes here."""
     if isinstance(waves, _SharedWaves):  # of another layer
         return

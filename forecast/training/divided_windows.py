@@ -1,4 +1,4 @@
-"""A network of windowed transformers on the grid axis: each process owns rows of the grid, and windows of tokens.
+"""A variational network on the grid axis: each process owns rows of the grid, and windows of tokens.
 
 Rows of tokens, windows and shifted windows are divided evenly, each by itself; tokens move from one layout to the next.
 """
@@ -13,8 +13,10 @@ import numpy as np
 from forecast.core.errors import ForecastError
 from forecast.models.fuxi_blocks import Backbone, Geometry, Patches, PatchHead
 from forecast.models.fuxi_forecaster import FuxiForecaster
+from forecast.models.harmonic import Waves
 from forecast.models.variational import DISTRIBUTION_MASKS, VariationalNetwork
 from forecast.models.windows import WindowAttention, Windows
+from forecast.training.divided_graph import divide_waves
 from forecast.training.exchange import Permutation
 from forecast.training.mesh import Axis
 from forecast.training.sharing import Part, SharedFuxi, become
@@ -44,7 +46,7 @@ def divide(model: FuxiForecaster, part: Part) -> None:
     local = Geometry((rows, columns), whole.patch, whole.drop, (tokens.stop - tokens.start, whole.tokens[1]),
                      home.windows, shifted.windows)  # fmt: skip
     raster = [np.arange(p.start, p.stop) for p in _scaled(axis.parts(whole.tokens[0]), whole.tokens[1])]
-    for module in network.modules():
+    for module in list(network.modules()):
         if isinstance(module, Backbone):
             module.home = Permutation(axis, raster, home.tokens)  # type: ignore[assignment]
         elif isinstance(module, Patches):
@@ -53,6 +55,8 @@ def divide(model: FuxiForecaster, part: Part) -> None:
             module.geometry, module.shape = local, local.grid
         elif isinstance(module, WindowAttention):
             _windows(axis, module, home, home if module.reordering is None else shifted)
+        elif isinstance(module, Waves):
+            divide_waves(axis, module, home.tokens)
     become(network, _Divided)
     cast(_Divided, network).here = len(home.tokens[axis.rank])
     part.noise = _noise(network, part, home)

@@ -15,6 +15,7 @@ from forecast.core.sections import TrainingSection
 from forecast.models.forecaster import Forecaster
 from forecast.models.fuxi_blocks import Block
 from forecast.models.graph_transformer import GraphTransformer
+from forecast.models.harmonic import HarmonicLayer
 from forecast.models.variational import VariationalNetwork
 from forecast.training.mesh import Mesh
 
@@ -45,7 +46,7 @@ def _parts(network: nn.Module) -> list[nn.Module]:
     if isinstance(network, GraphTransformer):
         return [network.encoder, *network.layers, network.decoder, network]
     assert isinstance(network, VariationalNetwork)
-    blocks = [module for module in network.modules() if isinstance(module, Block)]
+    blocks = [module for module in network.modules() if isinstance(module, Block | HarmonicLayer)]
     return [*blocks, *(part for part in (network.prior, network.posterior, network.decoder) if part is not None)]
 
 

@@ -133,7 +133,7 @@ def test_padded_points_count_for_nothing():
     grid = grids.latlon(np.linspace(90, -90, 9), np.arange(16) * 22.5)
     network = VariationalNetwork(section(patch=(4, 4)), fields_on(grid), features=False)
     fields = torch.randn(1, grid.size, 6)
-    padded = network.decoder.backbone.patches._map(fields)
+    padded = network.decoder.backbone.patches.geometry.cut(fields)
     assert padded.shape == (1, 6, 12, 16)
     assert not padded[:, :, 9:].any()
     torch.testing.assert_close(padded[:, :, :9].flatten(2).transpose(1, 2), fields)

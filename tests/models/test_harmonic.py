@@ -13,18 +13,13 @@ from forecast.core.sections import LossSection
 from forecast.core.sphere import Harmonics
 from forecast.models.forecaster import build
 from forecast.models.harmonic import HarmonicLayer, Waves, harmonics
+from forecast.models.noise import ConditionalLayerNorm
 from tests.models.small import SMALL, batch, fields
 
-HARMONIC = GraphTransformerSection(
-    blocks="direct",
-    mesh="data",
-    processor="harmonic",
-    truncation=5,
-    filters=4,
-    width=16,
-    layers=2,
-    trainable_features=2,
-)
+
+class Unconditional(nn.Module):
+    def forward(self, x, condition):
+        return x
 
 
 def xyz(grid):
@@ -71,10 +66,7 @@ def test_waves_return_what_the_truncation_holds(grid):
 def test_a_layer_can_be_an_advection(gaussian):
     """One layer with the right weights is the Jacobian of a streamfunction, made by its filter, and a tracer."""
     waves = Waves(10, xyz(gaussian))
-    section = HARMONIC.model_copy(update={"truncation": 10, "filters": 2, "width": 8, "mlp_ratio": 0.25})
-    layer = HarmonicLayer(section, waves)
-    layer.norm = nn.Identity()
-    layer.norm.forward = lambda x, condition: x
+    layer = HarmonicLayer(8, 2, 2, waves, Unconditional())
     n = torch.arange(11.0)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -99,7 +91,7 @@ def test_a_layer_can_be_an_advection(gaussian):
 
 def test_a_layer_commutes_with_turning_the_sphere(gaussian):
     torch.manual_seed(0)
-    layer = HarmonicLayer(HARMONIC, Waves(5, xyz(gaussian)))
+    layer = HarmonicLayer(16, 32, 4, Waves(5, xyz(gaussian)), ConditionalLayerNorm(16, 4))
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
     x, condition = torch.randn(2, gaussian.size, 16), torch.randn(2, 1, 4).expand(-1, gaussian.size, -1)
