@@ -42,6 +42,10 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {**GRAPH, "blocks": "direct", "mesh": "data", "processor": "harmonic", "truncation": 3},
         "training": FEW,
     },  # fmt: skip
+    "waves": {
+        "model": {**FUXI, "backbone": "harmonic", "patch": [1, 2], "truncation": 3, "filters": 3, "dropout": 0.3},
+        "training": FEW,
+    },
     "edges": {"model": {**FULL, "processor": "graph", "encoder_cutoff": 1.0, "residual": None}, "training": FEW},
     "dropout": {"model": {**FUXI, "dropout": 0.3, "latent": {"prior": "learnt"}, "prior_share": 0.0}, "training": FEW},
     "fields": {

@@ -24,10 +24,10 @@ from tests.distributed import runs
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("graph-few:1x1x2", "graph-few:1x2x1", "fuxi-few:1x1x2", "fuxi-few:2x1x1:sharded", "compact:2x1x1:sharded",
-         "fields:1x1x2")  # fmt: skip
+         "fields:1x1x2", "waves:1x1x2")  # fmt: skip
 LONG = {
     2: (*(f"{kind}:{mesh}" for kind in ("graph", "fuxi") for mesh in ("2x1x1", "1x2x1", "1x1x2")), "compact:1x1x2",
-        "dense:1x1x2", "harmonic:1x1x2", "edges:1x1x2", "dropout:1x1x2", "fields:1x2x1"),
+        "dense:1x1x2", "harmonic:1x1x2", "edges:1x1x2", "dropout:1x1x2", "fields:1x2x1", "waves:2x1x1:sharded"),
     4: tuple(f"{kind}:{mesh}" for kind in ("graph", "fuxi") for mesh in ("2x2x1", "1x2x2")),
 }  # fmt: skip
 

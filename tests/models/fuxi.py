@@ -16,6 +16,7 @@ SMALL: dict[str, Any] = {
     "kind": "fuxi_ens", "patch": (2, 2), "window": (2, 4), "width": 16, "heads": 2, "mlp_width": 24, "blocks": 2,
     "prior_layers": 1, "decoder_layers": 1, "last_step": 3, "prior_share": 0.5, "event_width": 8,
 }  # fmt: skip
+HARMONIC: dict[str, Any] = {"backbone": "harmonic", "truncation": 5, "filters": 3, "patch": (1, 1)}
 
 
 def section(**changes: Any) -> FuxiEnsSection:

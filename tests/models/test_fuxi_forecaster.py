@@ -10,7 +10,7 @@ from forecast.losses import fair_crps
 from forecast.models.base import clock
 from forecast.models.latent import divergence
 from forecast.models.serialise import load_forecaster, save_forecaster
-from tests.models.fuxi import fresh, section, trained
+from tests.models.fuxi import HARMONIC, fresh, section, trained
 from tests.models.small import batch, fields
 
 FAIR = LossSection(name="fair_crps")
@@ -178,6 +178,8 @@ LATENTS = {
     "coarse, low rank, narrow": {"latent": {"coarsening": 2, "rank": 2, "logvar": -4.0}},
     "dropout": {"dropout": 0.3},
     "recomputed": {"activation_checkpointing": True, "checkpoint_blocks": True},
+    "harmonic": HARMONIC,
+    "harmonic, dropout, recomputed": {**HARMONIC, "dropout": 0.3, "checkpoint_blocks": True},
     "free bits, balance": {"divergence": {"beta": 0.1, "free_bits": 0.05, "balance": 0.8}},
 }
 
@@ -197,9 +199,10 @@ def test_every_latent_trains_and_rolls_out(changes):
     assert (out[:, 0] != out[:, 1]).any()
 
 
-def test_recomputing_changes_nothing():
+@pytest.mark.parametrize("changes", [{}, HARMONIC], ids=["windows", "harmonic"])
+def test_recomputing_changes_nothing(changes):
     data = batch(fields(), steps=2)
-    kept, recomputed = trained(), trained(activation_checkpointing=True, checkpoint_blocks=True)
+    kept, recomputed = trained(**changes), trained(**changes, activation_checkpointing=True, checkpoint_blocks=True)
     for model in (kept, recomputed):
         model.training_loss(data, 4, data.keys)["loss"].backward()
     for a, b in zip(kept.parameters(), recomputed.parameters(), strict=True):

@@ -16,7 +16,7 @@ from forecast.models.serialise import load_forecaster, load_weights
 from pipelines.check import check
 from pipelines.train import train
 from tests import tiny
-from tests.models.fuxi import SMALL
+from tests.models.fuxi import HARMONIC, SMALL, section
 
 STAGES = [
     {"updates": 2, "lr": 3e-3, "members": 1},
@@ -36,6 +36,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     tiny.stores(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def harmonic(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = config_of(tmp_path_factory.mktemp("run"), archive, stages=[{"updates": 2, "lr": 0.1}], validate_every=2)
+    return train(config.model_copy(update={"model": section(**HARMONIC, last_step=0)}))
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +78,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(trained: Path, archive: Path, tm
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_member_is_the_same_bits_alone_and_in_any_batch(trained: Path, archive: Path) -> None:
-    def states(members, size=3, steps=3):
-        system = LearntSystem(trained / "latest", Store.open(archive / "analysis.zarr"), device="cpu")
+@pytest.mark.parametrize("backbone", ["trained", "harmonic"])
+def test_member_is_the_same_bits_alone_and_in_any_batch(
+    backbone: str, request: pytest.FixtureRequest, archive: Path
+) -> None:
+    folder = request.getfixturevalue(backbone) / "latest"
+
+    def states(members, steps=3):
+        system = LearntSystem(folder, Store.open(archive / "analysis.zarr"), device="cpu")
         return np.stack(list(system.forecast(np.datetime64("2001-02-01T00", "s"), members, steps)))
 
     together = states(list(range(5)))
