@@ -12,6 +12,8 @@ from forecast.verification.states import States
 
 DAY = np.timedelta64(86400, "s")
 LARGEST_RIDGE = 5000
+DRESSES = 50
+"""members of ridge regression: errors that it is dressed with"""
 
 
 class Persistence:
@@ -86,13 +88,16 @@ class Climatology:
 
 
 class Ridge:
-    """Ridge regression of the state at start + lead on the state at the start, all variables and points: one member.
+    """Ridge regression of the state at start + lead on the state at the start, all variables and points, dressed.
 
     Anomalies from a seasonal and daily cycle (harmonics fitted over the training period), in units of each
-    variable's standard deviation; the penalty is 0.03 a sample. Closed form, for small regional grids.
+    variable's standard deviation; the penalty is 0.03 a sample. Closed form, for small regional grids. The members are
+    the prediction plus whole fields of its own errors, at up to 50 training dates evenly in time, each as made without
+    that date (leave-one-out residuals, e / (1 - h); Allen 1974); the mean of those is taken out, so that the mean of
+    the members is the prediction.
     """
 
-    label, members = "ridge regression", 1
+    label = "ridge regression"
 
     def __init__(
         self,
@@ -123,24 +128,49 @@ class Ridge:
         anomalies = states.reshape(dates.size, -1) - _harmonics(dates) @ self.cycle
         self.scale = np.repeat(anomalies.reshape(states.shape).std(axis=(0, 2)), store.grid.size)
         self.scale[self.scale == 0] = 1.0
-        self.weights = {lead.item(): self._fit(dates, anomalies / self.scale, lead, penalty) for lead in leads}
-
-    @staticmethod
-    def _fit(dates: np.ndarray, anomalies: np.ndarray, lead: np.timedelta64, penalty: float) -> np.ndarray:
-        _, begin, end = np.intersect1d(dates + lead, dates, return_indices=True)
-        if begin.size < 2:
-            raise ForecastError(f"ridge regression: no two states {format_duration(lead)} apart to learn from")
-        x, y = anomalies[begin], anomalies[end]
-        return np.linalg.solve(x.T @ x + penalty * begin.size * np.eye(x.shape[1]), x.T @ y)
+        pairs = {lead: _pairs(dates, lead) for lead in leads}
+        self.members = min(DRESSES, *(len(begin) for begin, _ in pairs.values()))
+        anomalies /= self.scale
+        self.fits = {
+            lead.item(): fitted(anomalies[begin], anomalies[end], penalty, self.members)
+            for lead, (begin, end) in pairs.items()
+        }
 
     def read(self, variable: str, start: np.datetime64, lead: np.timedelta64) -> np.ndarray:
-        """(1, G) float32 prediction in the variable's units."""
+        """(M, G) float32 predictions in the variable's units."""
         size, v = self.analyses.store.grid.size, self.analyses.variables.index(variable)
         part = slice(v * size, (v + 1) * size)
         state = self.analyses.get(start).reshape(-1) - (_harmonics(np.array([start])) @ self.cycle)[0]
-        anomaly = (state / self.scale) @ self.weights[lead.item()][:, part]
+        weights, errors = self.fits[lead.item()]
+        anomaly = (state / self.scale) @ weights[:, part] + errors[:, part]
         mean = _harmonics(np.array([start + lead])) @ self.cycle[:, part]
         return (mean + anomaly * self.scale[part]).astype(np.float32)
+
+
+def fitted(x: np.ndarray, y: np.ndarray, penalty: float, members: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (K, L) of ridge regression, and its errors (M, L) at `members` even rows, each of a fit without that row.
+
+    Args:
+        x: (T, K) predictors. y: (T, L). penalty: a row.
+    """
+    moments = x.T @ x + penalty * len(x) * np.eye(x.shape[1])
+    weights = np.linalg.solve(moments, x.T @ y)
+    some = np.linspace(0, len(x) - 1, members).round().astype(int)
+    leverage = (x[some] * np.linalg.solve(moments, x[some].T).T).sum(axis=1, keepdims=True)
+    errors = (y[some] - x[some] @ weights) / (1 - leverage)
+    return weights, errors - errors.mean(axis=0)
+
+
+def _pairs(dates: np.ndarray, lead: np.timedelta64) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of dates, and of those `lead` later, where both are there.
+
+    Raises:
+        ForecastError: less than two pairs.
+    """
+    _, begin, end = np.intersect1d(dates + lead, dates, return_indices=True)
+    if begin.size < 2:
+        raise ForecastError(f"ridge regression: no two states {format_duration(lead)} apart to learn from")
+    return begin, end
 
 
 def _anniversary(when: np.datetime64, year: int) -> np.datetime64:

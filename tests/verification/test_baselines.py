@@ -11,7 +11,7 @@ import xarray as xr
 from forecast.core import grids, seeding
 from forecast.core.errors import ForecastError
 from forecast.core.store import Store
-from forecast.verification.baselines import Climatology, Persistence, Ridge
+from forecast.verification.baselines import Climatology, Persistence, Ridge, fitted
 from forecast.verification.regions import Regions
 from forecast.verification.states import States
 from tests.verification.synthetic import HOUR, write_truth
@@ -103,8 +103,25 @@ def test_ridge_recovers_linear_dynamics(tmp_path: Path) -> None:
     path = write_truth(tmp_path / "t.zarr", GRID, dates, {"z_500": 5e4 + 100 * x + season[:, None]})
     states = States(Store.open(path), ("z_500",))
     ridge = Ridge(states, (dates[0], dates[2000]), np.array([24 * HOUR]), penalty=1e-6)
-    error = ridge.read("z_500", dates[2500], 24 * HOUR)[0] - states.get(dates[2502])[0]
+    members = ridge.read("z_500", dates[2500], 24 * HOUR)
+    assert len(members) == ridge.members == 50
+    error = members.mean(axis=0) - states.get(dates[2502])[0]
     assert np.abs(error).max() < 3.0  # of anomalies of 40; the cycle's fit takes a little of the rotation
+
+
+def test_ridge_is_dressed_with_the_errors_of_fits_without_their_dates() -> None:
+    generator = np.random.default_rng(5)
+    x, y = generator.normal(size=(40, 6)), generator.normal(size=(40, 3))
+    weights, errors = fitted(x, y, 0.1, 40)
+    penalty = 0.1 * 40 * np.eye(6)
+    without = []
+    for i in range(40):
+        others = np.arange(40) != i
+        fit = np.linalg.solve(x[others].T @ x[others] + penalty, x[others].T @ y[others])
+        without.append(y[i] - x[i] @ fit)
+    np.testing.assert_allclose(errors, np.array(without) - np.mean(without, axis=0), atol=1e-12)
+    np.testing.assert_allclose(errors.mean(axis=0), 0, atol=1e-15)
+    np.testing.assert_allclose((x.T @ x + penalty) @ weights, x.T @ y, atol=1e-12)
 
 
 def test_ridge_refuses_large_states(states: States) -> None:
@@ -131,7 +148,7 @@ def test_ridge_reaches_the_published_errors_over_europe(real_data: Path, tmp_pat
 
     def rmse(name: str, lead: np.timedelta64) -> float:
         v = states.variables.index(name)
-        errors = [ridge.read(name, s, lead)[0].astype(float) - states.get(s + lead)[v] for s in starts]
+        errors = [ridge.read(name, s, lead).mean(axis=0, dtype=float) - states.get(s + lead)[v] for s in starts]
         return float(np.sqrt(np.mean(np.square(errors) @ weights)))
 
     assert [rmse("z_500", lead) for lead in leads] == pytest.approx([497, 760, 882], rel=0.02)
