@@ -12,6 +12,8 @@
     CRPS-only   no posterior: all members from the learnt prior, scored by the CRPS
     AIFS-CRPS   configs/planet_aifs.yaml
 
+The stage of one member knows of no latent, so the first four share it: it is trained once, in `one member`.
+
 `aifs` changes one thing of configs/planet_aifs.yaml at a time (see STUDIES).
 
 How many updates each makes follows from the seconds that they take, measured first (stages.json); with --updates
@@ -73,7 +75,7 @@ STUDIES: dict[str, dict[str, Side]] = {
         "from analyses": Side("planet_aifs", ("training.analysis_share=1", "forecast.perturbation=none")),
     },
 }
-SHARES = {"fuxi": (0.45, 0.45, 0.1), "aifs": (0.75, 0.2, 0.05)}
+SHARES = (0.75, 0.2, 0.05)
 """of the budget, for one member, for several, for rollouts"""
 PROBE = (12, 8, 4)
 """updates of each stage that are timed"""
@@ -105,7 +107,7 @@ def stages(side: str, out: Path, options: argparse.Namespace) -> list[dict[str, 
         plain = [stage | STUDIES[options.study][side].stages for stage in plain]
         each = [1.0] * len(plain) if options.updates else seconds(side, plain, out, options)
         budget = options.updates or 60 * options.minutes
-        for stage, share, cost in zip(plain, SHARES[options.study], each, strict=True):
+        for stage, share, cost in zip(plain, SHARES, each, strict=True):
             stage["updates"] = max(10, round(budget * share / cost))
             stage["warmup"] = min(stage["warmup"], stage["updates"] // 4)
         known[side] = plain
@@ -134,15 +136,25 @@ def per_update(metrics: Path) -> list[float]:
 def run(side: str, out: Path, options: argparse.Namespace) -> None:
     """Train a side and make its ensembles."""
     curriculum = stages(side, out, options)
+    more: tuple[str, ...] = ()
+    if STUDIES[options.study][side].config == "planet_fuxi":
+        begun = learn(out / "one member", side, curriculum[:1], out, options)
+        more = f"model.divergence.warmup={curriculum[1]['updates'] // 4}", f"training.start_from={begun / 'latest'}"
+        curriculum = curriculum[1:]
+    learn(out / side, side, curriculum, out, options, *more)
+    generate(config_of(side, out, options))
+
+
+def learn(
+    root: Path, side: str, curriculum: list[dict[str, Any]], out: Path, options: argparse.Namespace, *more: str
+) -> Path:
+    """Train a side through some stages in the folder `root`, or go on; returns the folder of checkpoints."""
     updates = sum(stage["updates"] for stage in curriculum)
-    warmup = f"model.divergence.warmup={curriculum[1]['updates'] // 8}"
-    more = (warmup,) if STUDIES[options.study][side].config == "planet_fuxi" else ()
-    every = max(updates // 12, 1)
-    config = config_of(side, out, options, f"training.stages={json.dumps(curriculum)}",
-                       f"training.validate_every={every}", f"training.checkpoint_every={every}", *more)  # fmt: skip
-    stdout.print(f"[bold]{side}: {updates} updates")
-    train(config, resume=True)
-    generate(config)
+    every = max(updates // 6, 1)
+    stdout.print(f"[bold]{root.name}: {updates} updates")
+    return train(config_of(side, out, options, f"root={root}", f"training.stages={json.dumps(curriculum)}",
+                           f"training.validate_every={every}", f"training.checkpoint_every={every}", *more),
+                 resume=True)  # fmt: skip
 
 
 def verify(out: Path, options: argparse.Namespace) -> Scores:
@@ -179,26 +191,27 @@ def summary(scores: Scores, out: Path) -> dict[str, dict[str, Any]]:
         if "spread_skill" in scores.metrics[label]:
             ratio = scores.metrics[label]["spread_skill"].isel(region=0, lead_time=early)
             found[label]["spread_skill"] = [float(ratio.mean("variable").min()), float(ratio.mean("variable").max())]
-        found[label] |= training_of(out / label / "training" / "metrics.jsonl")
+        found[label] |= training_of(label, out)
     return found
 
 
-def training_of(metrics: Path) -> dict[str, Any]:
-    """Minutes, updates, and the last signs of life of the latent."""
+def training_of(side: str, out: Path) -> dict[str, Any]:
+    """Updates, validation scores after how many, and the last signs of life of the latent."""
+    metrics = out / side / "training" / "metrics.jsonl"
     if not metrics.exists():
         return {}
+    total = sum(stage["updates"] for stage in json.loads((out / "stages.json").read_text())[side])
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    updates = [line for line in lines if "loss" in line]
-    minutes = {line["update"]: line["seconds"] / 60 for line in updates}
-    checks = [(minutes[line["update"]], line["validation"]) for line in lines if "validation" in line]
-    last, out = checks[-1][1], {"updates": updates[-1]["update"], "minutes": minutes[updates[-1]["update"]]}
-    out["validation"] = [(m, v["score"]) for m, v in checks]
+    before = total - max(line["update"] for line in lines if "loss" in line)  # in the stage that sides share
+    checks = [(before + line["update"], line["validation"]) for line in lines if "validation" in line]
+    last = checks[-1][1]
+    found: dict[str, Any] = {"updates": total, "validation": [(update, v["score"]) for update, v in checks]}
     if "latent" in last:
-        out |= {name: last["latent"][name][0] for name in ("kl", "active", "abs_mean_prior") if name in last["latent"]}
+        found |= {name: last["latent"][name][0] for name in ("kl", "active") if name in last["latent"]}
         for name in ("crps_prior", "crps_posterior"):
             if name in last:
-                out[name] = statistics.fmean(x[0] for x in last[name].values())
-    return out
+                found[name] = statistics.fmean(x[0] for x in last[name].values())
+    return found
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -212,7 +225,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         cells += [f"{f['gap'][str(h)]:.0f} %" if str(h) in f.get("gap", {}) else "" for h in GAP]
         cells.append(f"{f['beats_imperfect']:.0f} %" if "beats_imperfect" in f else "")
         cells.append("{:.2f}-{:.2f}".format(*f["spread_skill"]) if "spread_skill" in f else "")
-        for key, form in (("kl", ".3f"), ("active", ".0%"), ("crps_prior", ".3f"), ("crps_posterior", ".3f")):
+        for key, form in (("kl", ".2g"), ("active", ".0%"), ("crps_prior", ".4f"), ("crps_posterior", ".4f")):
             cells.append(format(f[key], form) if f.get(key) is not None else "")
         rows.append("| " + " | ".join(cells) + " |")
     note = (
@@ -225,7 +238,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
-    """One figure: skill by lead, and learning by minute."""
+    """One figure: skill by lead, and learning by update."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -238,10 +251,10 @@ def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
         days = [float(h) / 24 for h in f["crps"]]
         skill.plot(days, list(f["crps"].values()), dashes, color=colour, label=label)
         if "validation" in f:
-            minutes, values = zip(*((m, v) for m, v in f["validation"] if v is not None), strict=True)
-            learning.plot(minutes, values, color=colour, marker=".", label=label)
+            updates, values = zip(*((m, v) for m, v in f["validation"] if v is not None), strict=True)
+            learning.plot(updates, values, color=colour, marker=".", label=label)
     skill.set(xlabel="lead, days", ylabel="fair CRPS, % of climatology", title="Mean over variables")
-    learning.set(xlabel="minutes of training", ylabel="validation score", title="Learning", yscale="log")
+    learning.set(xlabel="updates of training", ylabel="validation score", title="Learning", yscale="log")
     skill.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
 

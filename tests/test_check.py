@@ -192,7 +192,7 @@ def test_memory_told_is_that_measured(kind):
     assert 0.67 < measured / told_ < 1.5, (told_, measured)
 
 
-@pytest.mark.parametrize("name", ["demo", "demo_events", "planet_aifs", "planet_fuxi"])
+@pytest.mark.parametrize("name", ["demo", "demo_events", "demo_fuxi", "planet_aifs", "planet_fuxi"])
 def test_configs_of_the_planet_are_counted_before_there_is_an_archive(name, tmp_path):
     """Event terms among them, whose losses look at numbers that counting does not have."""
     rows = told(check(configs.load(name, (f"root={tmp_path}",))))

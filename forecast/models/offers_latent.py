@@ -45,19 +45,26 @@ class OfLatent(Offer):
             raise ForecastError(f"{where}: two views of the latent need two members, at every stage of the training")
         return self._rows((step or self._step).features.latent[:, member].float())
 
+    def _view(self, member: int) -> Tensor:
+        """Rows of a member, through the companion's heads if it has any."""
+        rows = self._latent(member)
+        return self._learnt(rows) if self._about.wants("first_key") else rows
+
     @cached_property
-    def _views(self) -> list[Tensor]:
-        """Rows of two members, through the companion's heads if it has any."""
-        views = [self._latent(member) for member in (0, 1)]
-        return [self._learnt(view) for view in views] if self._about.wants("first_key") else views
+    def _first(self) -> Tensor:
+        return self._view(0)
+
+    @cached_property
+    def _second(self) -> Tensor:
+        return self._view(1)
 
     @property
     def first(self) -> Tensor:
-        return self._views[0]
+        return self._first
 
     @property
     def second(self) -> Tensor:
-        return self._views[1]
+        return self._second
 
     features = codes = anchor = logits = query = student = first
     augmented = positive_pair = prior_logits = second
