@@ -16,7 +16,7 @@ import torch
 from bench_step_peer import octahedral, serve
 from torch_geometric.data import HeteroData
 
-from forecast.core import grids
+from forecast.core import grids, memory
 from forecast.core.model_sections import GraphTransformerSection
 from forecast.core.sections import LossSection
 from forecast.data.batch import Batch
@@ -67,6 +67,7 @@ def read_graph(path: Path) -> HeteroData:
 def stepper(case: dict[str, Any], rollout: int = 1) -> tuple[Any, int]:
     """A function that makes one step of training, and the number of parameters."""
     torch.set_num_threads(1)
+    memory.keep_freed()  # as the trainer
     torch.manual_seed(0)
     known = fields(case)
     model = build(section(case), known, LossSection(tendency_weighting=False))

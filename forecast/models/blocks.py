@@ -94,13 +94,13 @@ class EdgeAttention(nn.Module):
 
     def answer(self, query: Tensor, to_edge: Tensor, own: Tensor, sources: Tensor) -> Tensor:
         """(B, N, width) from what targets ask and sources (B, S, width)."""
-        key, value = self.key_value(sources).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        key_value = self.key_value(sources).unflatten(-1, (2, self.heads, -1))
         if self.norm is not None:
-            key = self.norm.of(key, self.norm.key)
-        key_value = torch.stack([key, value], dim=2)
+            key, value = key_value.unbind(2)
+            key_value = torch.stack([self.norm.of(key, self.norm.key), value], dim=2)
         values, mean = edge_operators.attend(query, to_edge, key_value, self.edges(), self.edges.table)
-        out = functional.linear(values.flatten(-2), self.out.weight)
-        return out + functional.linear(mean.flatten(-2), self.out.weight @ self._spread()) + own
+        out = own.flatten(0, 1).addmm(values.flatten(0, 1).flatten(1), self.out.weight.T)
+        return out.addmm(mean.flatten(0, 1).flatten(1), (self.out.weight @ self._spread()).T).view(own.shape)
 
     def _spread(self) -> Tensor:
         """(width, H * A): the edges' weights of each head, in blocks on the diagonal."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from forecast.models import edge_kernels, kernels
 from forecast.models.operators import arrays, plain
+from forecast.models.recompute import kept
 
 
 def attend(query: Tensor, to_edge: Tensor, key_value: Tensor, edges: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,6 +32,7 @@ def attend(query: Tensor, to_edge: Tensor, key_value: Tensor, edges: Tensor, tab
 
 
 @torch.library.custom_op("forecast::attend_edges", mutates_args=())
+@kept
 def _attend(
     query: Tensor, to_edge: Tensor, key_value: Tensor, edges: Tensor, table: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,12 +65,18 @@ def _attend_backward(
     return to_query, torch.einsum("bnhk,nka->bnha", to_score, edges), to_key_value, to_edges
 
 
+def _whole(query: Tensor, edges: Tensor, table: Tensor) -> list[Any]:
+    """What loops share between rows: edges, their table, and tuples as long as a head and as an edge's features."""
+    return [*arrays(edges, table), (0,) * query.shape[-1], (0,) * edges.shape[-1]]
+
+
 @_attend.register_kernel("cpu")
+@kept
 def _(query: Tensor, to_edge: Tensor, key_value: Tensor, edges: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     out, mean = torch.empty(query.shape), torch.empty(to_edge.shape)
     weight = torch.empty(*query.shape[:3], table.shape[1])
     rows = [*arrays(query, to_edge, key_value), weight.numpy(), out.numpy(), mean.numpy()]
-    kernels.over_rows(edge_kernels.attend, rows, arrays(edges, table))
+    kernels.over_rows(edge_kernels.attend, rows, _whole(query, edges, table))
     return out, mean, weight
 
 
@@ -79,7 +87,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     slopes = [torch.empty(x.shape) for x in (query, to_edge, key_value)]
     rows = [*arrays(grad, grad_mean, query, to_edge, key_value, weight), *(slope.numpy() for slope in slopes)]
-    parts = kernels.over_rows(edge_kernels.attend_backward, rows, arrays(edges, table))
+    parts = kernels.over_rows(edge_kernels.attend_backward, rows, _whole(query, edges, table))
     return slopes[0], slopes[1], slopes[2], torch.from_numpy(sum(parts))
 
 

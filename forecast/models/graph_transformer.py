@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint
 from torch_geometric.data import HeteroData
 
 from forecast.core.model_sections import GraphTransformerSection
-from forecast.models import compact, direct, full
+from forecast.models import compact, direct, full, recompute
 from forecast.models.features import Features, Network
 from forecast.models.harmonic import HarmonicLayer, Waves
 from forecast.models.noise import ConditionalLayerNorm, NoiseEmbedding
@@ -62,9 +61,9 @@ class GraphTransformer(Network):
         asked = self._run(self.decoder.ask, points)
         if self.recompute and torch.is_grad_enabled():
             nodes = latent.unflatten(0, shape)
-            asked = [part.unflatten(0, (shape[0], -1)) for part in asked]
+            pieces = [part.unflatten(0, (shape[0], -1)).unbind(1) for part in asked]
             each = [
-                self._run(self.decoder, *(part[:, m % part.shape[1]] for part in asked), nodes[:, m])
+                self._run(self.decoder, *(piece[m % len(piece)] for piece in pieces), nodes[:, m])
                 for m in range(shape[1])
             ]
             out, hidden = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*each, strict=True))
@@ -76,20 +75,10 @@ class GraphTransformer(Network):
         """What a part gives; its inside is computed again for the gradient if so configured."""
         if self.recompute and torch.is_grad_enabled():
             if self.keeps:
-                kept = partial(_keeping, kept_operators())
+                kept = recompute.compiled_contexts if torch.compiler.is_compiling() else recompute.contexts
                 return checkpoint(part, *inputs, use_reentrant=False, context_fn=kept)
             return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
-
-
-def kept_operators() -> list[Any]:
-    """Operators whose results are small beside the work that they took: kept when the rest is computed again."""
-    own = torch.ops.forecast
-    return [getattr(own, name).default for name in ("slide", "mlp", "attend", "attend_edges")]
-
-
-def _keeping(operators: list[Any]) -> Any:
-    return create_selective_checkpoint_contexts(operators)
 
 
 def _per_member(x: Tensor, rows: int) -> Tensor:

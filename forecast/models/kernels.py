@@ -155,76 +155,47 @@ def conditional_norm(
 
 @compiled(fastmath=True)
 def conditional_norm_backward(
-    grad: np.ndarray, x: np.ndarray, scale: np.ndarray, moments: np.ndarray, to_x: np.ndarray, to_scale: np.ndarray
-) -> None:
-    """Gradients of `conditional_norm` by x and by the scale of each element; all (R, D), moments (R, 2)."""
+    grad: np.ndarray, x: np.ndarray, condition: np.ndarray, moments: np.ndarray, to_x: np.ndarray,
+    to_condition: np.ndarray, weight: np.ndarray, bias: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Gradients of `conditional_norm`: fills those by x and condition, returns those by weight and bias."""
     rows, width = x.shape
+    channels = condition.shape[1]
+    to_weight, to_bias = np.zeros_like(weight), np.zeros_like(bias)
+    factor, normed, through, to_scale = (np.empty(width, np.float32), np.empty(width, np.float32),
+                                         np.empty(width, np.float32), np.empty(width, np.float32))  # fmt: skip
     for r in range(rows):
-        row, g, factor, mean, inverse = x[r], grad[r], scale[r], moments[r, 0], moments[r, 1]
-        to_row, to_factor = to_x[r], to_scale[r]
+        row, g, to_row, mean, inverse = x[r], grad[r], to_x[r], moments[r, 0], moments[r, 1]
+        for d in range(width):
+            factor[d] = np.float32(1) + bias[0, d]
+        for c in range(channels):
+            for d in range(width):
+                factor[d] += condition[r, c] * weight[c, 0, d]
+        for d in range(width):
+            normed[d] = (row[d] - mean) * inverse
+        for d in range(width):
+            through[d] = g[d] * factor[d]
         first, second = np.float32(0), np.float32(0)
         for d in range(width):
-            through = g[d] * (np.float32(1) + factor[d])
-            first += through
-            second += through * (row[d] - mean) * inverse
+            first += through[d]
+            second += through[d] * normed[d]
         first /= np.float32(width)
         second /= np.float32(width)
         for d in range(width):
-            normed = (row[d] - mean) * inverse
-            to_factor[d] = g[d] * normed
-            to_row[d] = (g[d] * (np.float32(1) + factor[d]) - first - normed * second) * inverse
-
-
-@compiled(fastmath=True)
-def head_norm(qkv: np.ndarray, out: np.ndarray, inverse: np.ndarray, weight: np.ndarray) -> None:
-    """out = qkv with queries and keys of each head normed: (x - mean) / stdev * weight; values as they are.
-
-    qkv, out (R, 3, H, D); inverse (R, 2, H) gets 1 / stdev; weight (2, D).
-    """
-    rows, _, heads, width = qkv.shape
-    for r in range(rows):
-        out[r, 2] = qkv[r, 2]
-        for i in range(2):
-            for h in range(heads):
-                x, o = qkv[r, i, h], out[r, i, h]
-                mean, square = np.float32(0), np.float32(0)
-                for d in range(width):
-                    mean += x[d]
-                mean /= np.float32(width)
-                for d in range(width):
-                    square += (x[d] - mean) * (x[d] - mean)
-                scale = np.float32(1) / np.sqrt(square / np.float32(width) + np.float32(1e-5))
-                inverse[r, i, h] = scale
-                for d in range(width):
-                    o[d] = (x[d] - mean) * scale * weight[i, d]
-
-
-@compiled(fastmath=True)
-def head_norm_backward(
-    grad: np.ndarray, qkv: np.ndarray, inverse: np.ndarray, to_qkv: np.ndarray, weight: np.ndarray
-) -> np.ndarray:
-    """Gradients of `head_norm`: fills that by qkv, returns that by weight."""
-    rows, _, heads, width = qkv.shape
-    to_weight = np.zeros_like(weight)
-    normed = np.empty(width, np.float32)
-    for r in range(rows):
-        to_qkv[r, 2] = grad[r, 2]
-        for i in range(2):
-            for h in range(heads):
-                x, g, o, scale = qkv[r, i, h], grad[r, i, h], to_qkv[r, i, h], inverse[r, i, h]
-                mean, first, second = np.float32(0), np.float32(0), np.float32(0)
-                for d in range(width):
-                    mean += x[d]
-                mean /= np.float32(width)
-                for d in range(width):
-                    normed[d] = (x[d] - mean) * scale
-                    to_weight[i, d] += g[d] * normed[d]
-                for d in range(width):
-                    first += g[d] * weight[i, d]
-                for d in range(width):
-                    second += g[d] * weight[i, d] * normed[d]
-                first /= np.float32(width)
-                second /= np.float32(width)
-                for d in range(width):
-                    o[d] = (g[d] * weight[i, d] - first - normed[d] * second) * scale
-    return to_weight
+            to_row[d] = (through[d] - first - normed[d] * second) * inverse
+        for d in range(width):
+            to_scale[d] = g[d] * normed[d]
+        for c in range(channels):
+            total = np.float32(0)
+            for d in range(width):
+                total += to_scale[d] * weight[c, 0, d] + g[d] * weight[c, 1, d]
+            to_condition[r, c] = total
+            for d in range(width):
+                to_weight[c, 0, d] += condition[r, c] * to_scale[d]
+            for d in range(width):
+                to_weight[c, 1, d] += condition[r, c] * g[d]
+        for d in range(width):
+            to_bias[0, d] += to_scale[d]
+        for d in range(width):
+            to_bias[1, d] += g[d]
+    return to_weight, to_bias

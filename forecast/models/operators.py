@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forecast.models import kernels
+from forecast.models import head_kernels, kernels
+from forecast.models.recompute import kept
 
 
 def attend(query: Tensor, key_value: Tensor, bias: Tensor, gate: Tensor, table: Tensor) -> Tensor:
@@ -47,6 +48,7 @@ def plain(*tensors: Tensor) -> list[Tensor]:
 
 
 @torch.library.custom_op("forecast::attend", mutates_args=())
+@kept
 def _attend(query: Tensor, key_value: Tensor, bias: Tensor, gate: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """Output and softmax (B, N, H, K); one neighbour at a time, so that no copy of all neighbours is made."""
     near = table.unbind(1)
@@ -89,19 +91,15 @@ def _conditional_norm_backward(
     normed = (x - moments[:, :1]) * moments[:, 1:]
     through = grad * (1 + _modulation(condition, weight, bias, 0))
     to_x = through - through.mean(-1, keepdim=True) - normed * (through * normed).mean(-1, keepdim=True)
-    return to_x * moments[:, 1:], *_to_modulation(grad, grad * normed, condition, weight)
+    to_scale = grad * normed
+    to_condition = torch.addmm(to_scale @ weight[:, 0].T, grad, weight[:, 1].T)
+    to_weight = torch.stack([condition.T @ to_scale, condition.T @ grad], dim=1)
+    return to_x * moments[:, 1:], to_condition, to_weight, torch.stack([to_scale.sum(0), grad.sum(0)])
 
 
 def _modulation(condition: Tensor, weight: Tensor, bias: Tensor, which: int) -> Tensor:
     """(R, D) scales (0) or shifts (1)."""
     return torch.addmm(bias[which], condition, weight[:, which])
-
-
-def _to_modulation(grad: Tensor, to_scale: Tensor, condition: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by condition, weight and bias from those by scale and shift (which is `grad`)."""
-    to_condition = torch.addmm(to_scale @ weight[:, 0].T, grad, weight[:, 1].T)
-    to_weight = torch.stack([condition.T @ to_scale, condition.T @ grad], dim=1)
-    return to_condition, to_weight, torch.stack([to_scale.sum(0), grad.sum(0)])
 
 
 def arrays(*tensors: Tensor) -> list[Any]:
@@ -115,6 +113,7 @@ def _sums(parts: list[Any]) -> tuple[Tensor, Tensor]:
 
 
 @_attend.register_kernel("cpu")
+@kept
 def _(query: Tensor, key_value: Tensor, bias: Tensor, gate: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     out, weight = torch.empty(query.shape), torch.empty(*query.shape[:3], table.shape[1])
     rows = [*arrays(query, key_value), weight.numpy(), out.numpy()]
@@ -143,10 +142,9 @@ def _(x: Tensor, condition: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tenso
 def _(
     grad: Tensor, x: Tensor, condition: Tensor, moments: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    to_x, to_scale = torch.empty(x.shape), torch.empty(x.shape)
-    rows = [*arrays(grad, x, _modulation(condition, weight, bias, 0), moments), to_x.numpy(), to_scale.numpy()]
-    kernels.over_rows(kernels.conditional_norm_backward, rows, [])
-    return to_x, *_to_modulation(grad, to_scale, condition, weight)
+    to_x, to_condition = torch.empty(x.shape), torch.empty(condition.shape)
+    rows = [*arrays(grad, x, condition, moments), to_x.numpy(), to_condition.numpy()]
+    return to_x, to_condition, *_sums(kernels.over_rows(kernels.conditional_norm_backward, rows, arrays(weight, bias)))
 
 
 @_attend.register_fake
@@ -218,15 +216,17 @@ def _head_norm_backward(grad: Tensor, qkv: Tensor, inverse: Tensor, weight: Tens
 @_head_norm.register_kernel("cpu")
 def _(qkv: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     out, inverse = torch.empty(qkv.shape), torch.empty(len(qkv), 2, qkv.shape[2])
-    kernels.over_rows(kernels.head_norm, [*arrays(qkv), out.numpy(), inverse.numpy()], arrays(weight))
+    kernels.over_rows(
+        head_kernels.head_norm, [*arrays(qkv), out.numpy(), inverse.numpy()], [*arrays(weight), (0,) * qkv.shape[-1]]
+    )
     return out, inverse
 
 
 @_head_norm_backward.register_kernel("cpu")
 def _(grad: Tensor, qkv: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     to_qkv = torch.empty(qkv.shape)
-    rows = [*arrays(grad, qkv, inverse), to_qkv.numpy()]
-    return to_qkv, torch.from_numpy(sum(kernels.over_rows(kernels.head_norm_backward, rows, arrays(weight))))
+    rows, whole = [*arrays(grad, qkv, inverse), to_qkv.numpy()], [*arrays(weight), (0,) * qkv.shape[-1]]
+    return to_qkv, torch.from_numpy(sum(kernels.over_rows(head_kernels.head_norm_backward, rows, whole)))
 
 
 @_head_norm.register_fake

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from forecast.models import kernels, sliding_kernels
+from forecast.models.recompute import kept
 
 BLOCK = 128
 """queries of a block on the CPU, where more would cost time for pairs outside the window, and fewer for the calls"""
@@ -35,6 +36,7 @@ def attend(qkv: Tensor, window: int) -> Tensor:
 
 
 @torch.library.custom_op("forecast::slide", mutates_args=())
+@kept
 def _attend(qkv: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Also (B, H, N), what a gradient needs of the softmax; here, for any device, nothing."""
     return _in_batch(qkv, window), qkv.new_empty(0)
@@ -96,6 +98,7 @@ def _narrow_backward(grad: Tensor, qkv: Tensor, out: Tensor, logsumexp: Tensor, 
 
 
 @_attend.register_kernel("cpu")
+@kept
 def _(qkv: Tensor, window: int) -> tuple[Tensor, Tensor]:
     if qkv.shape[-1] in sliding_kernels.WIDTHS:
         return _narrow(qkv.float().contiguous(), window)

@@ -2,107 +2,25 @@
 
 Scores of a chunk lie in a small array that never leaves the core's cache, key by key, the block's queries side by side
 in one vector, and what is summed over keys stays in registers. numba's vectoriser does not manage that, so the inner
-loops are vector code of LLVM, which fits any processor. Queries are scaled by log2(e) / sqrt(D), as exponentials are
+loops are vector code of LLVM (vector_code.py). Queries are scaled by log2(e) / sqrt(D), as exponentials are
 powers of two. All is float32. The width D of heads is known when a loop is compiled: it is the length of a tuple.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import extending, types
 from numba.core import cgutils
 
 from forecast.core.compiled import compiled
+from forecast.models import vector_code
+from forecast.models.vector_code import LANES, LONG, Code, function, intrinsic
 
 WIDTHS = (8, 16, 32)
 """of heads that these loops serve; what wider ones need does not fit into registers"""
-LANES, CHUNK, UNROLLED = 16, 128, 4
-LOWEST = np.float32(-1e38)
-LOG2E = np.float32(1.4426950408889634)
-FLOAT, INT, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-POWERS = (1.535336188e-4, 1.339887440e-3, 9.618437358e-3, 5.550332471e-2, 2.402264791e-1, 6.931472029e-1, 1.0)
-"""2^x on [-1/2, 1/2], from the highest power down (Cephes; relative error 2e-7)"""
-
-intrinsic: Any = extending.intrinsic  # its hints do not know that the caller leaves out the first argument
-
-
-class Code:
-    """LLVM code of one loop under way: vectors of `lanes` floats."""
-
-    def __init__(self, builder: Any, lanes: int = LANES) -> None:
-        self.builder, self.kind = builder, ir.VectorType(FLOAT, lanes)
-
-    def place(self, pointer: Any, index: Any, offset: int = 0) -> Any:
-        """Address of element index + offset."""
-        return self.builder.gep(pointer, [self.builder.add(index, LONG(offset))])
-
-    def load(self, pointer: Any, index: Any, offset: int = 0) -> Any:
-        """A vector from there."""
-        where = self.builder.bitcast(self.place(pointer, index, offset), self.kind.as_pointer())
-        return self.builder.load(where, align=4)
-
-    def store(self, value: Any, pointer: Any, index: Any, offset: int = 0) -> None:
-        """A vector to there."""
-        where = self.builder.bitcast(self.place(pointer, index, offset), self.kind.as_pointer())
-        self.builder.store(value, where, align=4)
-
-    def spread(self, pointer: Any, index: Any, offset: int = 0) -> Any:
-        """A vector whose every lane is the number there."""
-        value = self.builder.load(self.place(pointer, index, offset), align=4)
-        lanes = self.kind.count
-        one = self.builder.insert_element(ir.Constant(self.kind, ir.Undefined), value, INT(0))
-        zeros = ir.Constant(ir.VectorType(INT, lanes), [0] * lanes)
-        return self.builder.shuffle_vector(one, ir.Constant(self.kind, ir.Undefined), zeros)
-
-    def number(self, value: float) -> Any:
-        """A constant in every lane."""
-        return ir.Constant(self.kind, [value] * self.kind.count)
-
-    def call(self, name: str, *values: Any) -> Any:
-        """An intrinsic of LLVM on vectors: fma, maxnum, rint."""
-        kind = ir.FunctionType(self.kind, [self.kind] * len(values))
-        name = f"llvm.{name}.v{self.kind.count}f32"
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), values)
-
-    def power_of_two(self, x: Any) -> Any:
-        """2^x; what is below -126 counts as -126."""
-        b, lanes = self.builder, self.kind.count
-        x = self.call("maxnum", x, self.number(-126.0))
-        whole = self.call("rint", x)
-        part, value = b.fsub(x, whole), self.number(POWERS[0])
-        for factor in POWERS[1:]:
-            value = self.call("fma", value, part, self.number(factor))
-        ints = ir.VectorType(INT, lanes)
-        exponent = b.shl(b.fptosi(whole, ints), ir.Constant(ints, [23] * lanes))
-        return b.bitcast(b.add(b.bitcast(value, ints), exponent), self.kind)
-
-    def sums(self, count: int, pointer: Any) -> list[Any]:
-        """Registers that hold `count` vectors from the array on."""
-        slots = []
-        for d in range(count):
-            slot = cgutils.alloca_once(self.builder, self.kind)
-            self.builder.store(self.load(pointer, LONG(0), d * self.kind.count), slot)
-            slots.append(slot)
-        return slots
-
-
-def _function(emit: Callable[..., None], arrays: int) -> Any:
-    """A function of `arrays` flat arrays and a count, whose code `emit` writes."""
-
-    def typed(typing: Any, *arguments: Any) -> Any:
-        def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            kinds = zip(signature.args[:arrays], values[:arrays], strict=True)
-            pointers = [context.make_array(kind)(context, builder, value).data for kind, value in kinds]
-            emit(builder, *pointers, values[arrays])
-            return context.get_dummy_value()
-
-        return types.void(*arguments), lower
-
-    return typed
+CHUNK, UNROLLED = 128, 4
+LOWEST, LOG2E = np.float32(-1e38), np.float32(vector_code.LOG2E)
 
 
 @intrinsic
@@ -122,7 +40,7 @@ def products(typing: Any, q: Any, k: Any, out: Any, count: Any, like: Any) -> An
             for u in range(UNROLLED):
                 code.store(sums[u], out, place, u * LANES)
 
-    return _function(emit, 3)(typing, q, k, out, count, like)
+    return function(emit, 3)(typing, q, k, out, count, like)
 
 
 @intrinsic
@@ -140,7 +58,7 @@ def gather(typing: Any, p: Any, v: Any, out: Any, count: Any, like: Any) -> Any:
         for d, slot in enumerate(sums):
             code.store(b.load(slot), out, LONG(0), d * LANES)
 
-    return _function(emit, 3)(typing, p, v, out, count, like)
+    return function(emit, 3)(typing, p, v, out, count, like)
 
 
 @intrinsic
@@ -160,7 +78,7 @@ def scatter(typing: Any, p: Any, x: Any, out: Any, count: Any, like: Any) -> Any
                     sums[i % 2] = code.call("fma", held[i], code.spread(p, place, i), sums[i % 2])
                 code.store(b.fadd(*sums), out, row, begin)
 
-    return _function(emit, 3)(typing, p, x, out, count, like)
+    return function(emit, 3)(typing, p, x, out, count, like)
 
 
 @intrinsic
@@ -172,10 +90,10 @@ def highest(typing: Any, s: Any, top: Any, count: Any) -> Any:
         (slot,) = code.sums(1, top)
         with cgutils.for_range(b, count) as loop:
             value = code.load(s, b.mul(loop.index, LONG(LANES)))
-            b.store(code.call("maxnum", value, b.load(slot)), slot)
+            b.store(code.higher(value, b.load(slot)), slot)
         code.store(b.load(slot), top, LONG(0))
 
-    return _function(emit, 2)(typing, s, top, count)
+    return function(emit, 2)(typing, s, top, count)
 
 
 @intrinsic
@@ -193,7 +111,7 @@ def powers(typing: Any, s: Any, top: Any, total: Any, count: Any) -> Any:
             b.store(b.fadd(value, b.load(slot)), slot)
         code.store(b.load(slot), total, LONG(0))
 
-    return _function(emit, 3)(typing, s, top, total, count)
+    return function(emit, 3)(typing, s, top, total, count)
 
 
 @intrinsic
@@ -207,7 +125,7 @@ def slopes(typing: Any, p: Any, g: Any, mean: Any, count: Any) -> Any:
             place = b.mul(loop.index, LONG(LANES))
             code.store(b.fmul(code.load(p, place), b.fsub(code.load(g, place), centre)), g, place)
 
-    return _function(emit, 3)(typing, p, g, mean, count)
+    return function(emit, 3)(typing, p, g, mean, count)
 
 
 @compiled

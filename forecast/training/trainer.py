@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from forecast.core import memory
 from forecast.core.config import Config
 from forecast.core.errors import Stopped
 from forecast.data.batch import Batch
@@ -72,6 +73,8 @@ class Trainer:
         for rollout in self.curriculum.rollouts():
             data.windows(rollout)
         self.device = parallelize.device(self.section.device, self.mesh)
+        if self.device.type == "cpu":
+            memory.keep_freed()
         self.model = model.to(self.device)
         self.objective = parallelize.Objective(self.model, self.section, self.mesh)
         self.optimizer = Optimizers(self.model, self.section)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from forecast.models import edge_operators, operators
+from forecast.models import edge_operators, mlp, operators
 from forecast.models.blocks import EdgeAttention, Edges
 from forecast.models.mlp import MIDDLE, SlicedMLP
 
@@ -82,6 +82,20 @@ def test_sliced_mlp_is_the_plain_one():
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         assert sliced(x).dtype == torch.bfloat16
+
+
+def test_gelu_and_its_slope_are_torchs():
+    """Loops that take sixteen numbers at once, with a rest; far out on both sides, at zero and at what is no number."""
+    x = torch.cat([torch.linspace(-30, 30, 997), torch.tensor([0.0, torch.nan, 1e4, -1e4])])[None]
+    slope, given = torch.randn(x.shape), x.clone().requires_grad_()
+    expected = functional.gelu(given)
+    expected.backward(slope)
+    found, alone = (x.clone() for _ in range(2))
+    mlp._fused_gelu_backward(found, slope)
+    mlp._fused_gelu(alone)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6, equal_nan=True)
+    torch.testing.assert_close(slope, given.grad, atol=1e-6, rtol=1e-6, equal_nan=True)
+    assert torch.equal(alone.nan_to_num(), found.nan_to_num())
 
 
 def test_head_norm_norms_queries_and_keys():
