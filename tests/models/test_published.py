@@ -1,5 +1,6 @@
 """Options of the forecaster as published: blocks, noise, truncation, bounds, gaps, scores, checkpointing."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from forecast.core import grids
 from forecast.core.errors import ForecastError
 from forecast.core.model_sections import GraphTransformerSection, Residual
 from forecast.core.sections import LossSection
+from forecast.models import edge_kernels, kernels, sliding_kernels
 from forecast.models.forecaster import build
 from forecast.models.residual import Truncation
 from tests.models.small import SMALL, batch, fields, trained
@@ -70,21 +72,67 @@ def test_checkpointing_goes_with_bfloat16(recompute):
     torch.testing.assert_close(gradients[1], gradients[0], atol=2e-3, rtol=2e-2)
 
 
-def test_a_layer_under_checkpointing_keeps_what_attention_gave():
-    """Recomputing a layer must not attend again: the operator's calls are counted."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+@pytest.mark.parametrize("options", [FULL, {**FULL, "processor": "graph"}])
+def test_in_bfloat16_the_network_multiplies_and_the_loss_does_not(options):
+    """Blocks give bfloat16; scores, their inputs, norms' weights and all gradients are float32."""
+    data, seen = batch(fields(), steps=2), {}
+    plain, half = (trained(fields(), activation_checkpointing="layer", **options) for _ in range(2))
+    half.precision = "bfloat16"
+    for name, part in (("block", half.network.layers[0].mlp), ("decoder", half.network.decoder), ("score", half.score)):
 
-    class Count(TorchDispatchMode):
-        calls = 0
+        def note(part, given, out, name=name):
+            seen.setdefault(name, [x.dtype for x in (*given, out[0])])
 
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            self.calls += function is torch.ops.forecast.slide.default
-            return function(*args, **(kwargs or {}))
+        part.register_forward_hook(note)
+    losses = [model.training_loss(data, 2, data.keys)["loss"] for model in (plain, half)]
+    assert seen["block"][-1] == seen["decoder"][-1] == torch.bfloat16
+    assert set(seen["score"]) == {torch.float32} and losses[1].dtype == torch.float32
+    assert losses[1] != losses[0] and abs(losses[1] / losses[0] - 1) < 0.02
+    losses[1].backward()
+    assert {p.grad.dtype for p in half.parameters()} == {torch.float32}
 
-    model, data = trained(fields(), activation_checkpointing="layer", **FULL), batch(fields())
-    with Count() as counted:
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["none", "layer"])
+def test_a_compiled_network_of_published_blocks_is_the_same(recompute):
+    data, found = batch(fields(), steps=2), []
+    for compiled in (False, True):
+        model = trained(fields(), activation_checkpointing=recompute, **FULL)
+        if compiled:
+            model.network.compile()
+        loss = model.training_loss(data, 2, data.keys)["loss"]
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(found[1], found[0], atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("processor", ["window", "graph"])
+def test_recomputing_a_layer_does_not_attend_again(processor, monkeypatch):
+    """Loops over windows and edges run once for each part, forward; the rest runs twice, to the same gradients."""
+    calls, gradients = Counter(), []
+    for module, name in ((sliding_kernels, "attend"), (edge_kernels, "attend"), (kernels, "conditional_norm")):
+        loop = getattr(module, name)
+
+        def counted(*given, loop=loop, what=module.__name__):
+            calls[what] += 1
+            return loop(*given)
+
+        monkeypatch.setattr(module, name, counted)
+    seen, data = [], batch(fields())
+    for recompute in ("none", "layer"):
+        calls.clear()
+        model = trained(fields(), activation_checkpointing=recompute, **{**FULL, "processor": processor})
         model.training_loss(data, 2, data.keys)["loss"].backward()
-    assert counted.calls == len(model.network.layers)
+        seen.append(dict(calls))
+        gradients.append([p.grad for p in model.parameters()])
+    once, again = seen
+    norms, edges, windows = (f"forecast.models.{name}" for name in ("kernels", "edge_kernels", "sliding_kernels"))
+    layers = len(model.network.layers)
+    assert again[norms] == 2 * once[norms] == 4 * layers
+    assert again.get(windows, 0) == once.get(windows, 0) == (layers if processor == "window" else 0)
+    assert again[edges] == once[edges] + 1  # the decoder goes member by member: two, not one
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-5)
 
 
 def test_states_units_and_step_flags_are_configured():
