@@ -288,6 +288,20 @@ def tracks(
 
 
 @app.command()
+def spectra(
+    scores: Annotated[Path, typer.Argument(help="folder that `forecast verify` wrote")],
+    lead: Annotated[str, typer.Option(help="lead time, whole days")] = "240h",
+    wavenumbers: Annotated[str, typer.Option(help="band of total wavenumbers")] = "2-15",
+    against: Annotated[str, typer.Option(help="truth, or a forecast or baseline of the folder")] = "truth",
+) -> None:
+    """Print how much power members have at each scale, over the truth's or another ensemble's."""
+    from forecast.verification.results import open_scores
+    from pipelines.spectra import spectra_table
+
+    stdout.print(spectra_table(open_scores(scores), lead, wavenumbers, against))
+
+
+@app.command()
 def report(
     scores: Annotated[Path, typer.Argument(help="folder that `forecast verify` wrote")],
     out: Annotated[Path, typer.Option(help="file to write")] = Path("report.html"),

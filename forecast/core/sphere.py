@@ -10,6 +10,8 @@ Operators are those of the unit sphere.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from forecast.core.errors import ForecastError
@@ -60,9 +62,10 @@ class Harmonics:
         self.laplacian = -(n * (n + 1.0))
         self.present = n >= n[:, None]
         sines = np.sin(np.radians(grid.rows))
-        p = legendre(truncation + 1, sines)
+        self._sines, self._weights = sines, grid.areas.reshape(grid.shape)[:, 0] * nlon / (4 * np.pi)
         self._fourier_matrices(np.radians(grid.columns))
-        self._legendre_matrices(p, sines, grid.areas.reshape(grid.shape)[:, 0] * nlon / (4 * np.pi))
+        here = legendre(truncation, sines)
+        self._p, self._unp = self._synthesis(here), self._analysis(here * self._weights)
 
     def _fourier_matrices(self, longitudes: np.ndarray) -> None:
         m = np.arange(self.truncation + 1)
@@ -78,27 +81,30 @@ class Harmonics:
         self._wave, self._slope = flat[0], flat[1]
         self._unwave, self._unslope = np.ascontiguousarray(flat[2].T), np.ascontiguousarray(flat[3].T)
 
-    def _legendre_matrices(self, p: np.ndarray, sines: np.ndarray, weights: np.ndarray) -> None:
-        t = self.truncation
+    def _synthesis(self, table: np.ndarray) -> np.ndarray:
+        """(M, 1, latitudes, N) from (M, N, latitudes)."""
+        return np.ascontiguousarray(table.swapaxes(1, 2)[:, None]).astype(self.dtype)
+
+    def _analysis(self, table: np.ndarray) -> np.ndarray:
+        """(M, 1, N, latitudes)."""
+        return np.ascontiguousarray(table[:, None]).astype(self.dtype)
+
+    @cached_property
+    def _gradients(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Tables of winds, of linear balance, and of a divergence's two parts; made when first needed."""
+        t, sines = self.truncation, self._sines
+        p = legendre(t + 1, sines)
         m, n = np.arange(t + 1)[:, None], np.arange(t + 1)[None, :]
         above, here = epsilon(m, n + 1)[..., None], p[: t + 1, : t + 1]
         below = np.concatenate([np.zeros_like(p[: t + 1, :1]), p[: t + 1, :t]], axis=1)
         h = (n + 1)[..., None] * epsilon(m, np.maximum(n, 1))[..., None] * below - n[..., None] * above * p[: t + 1, 1:]
         h = np.where(self.present[..., None], h, 0.0)
-        metric = weights / (1 - sines**2)
+        metric = self._weights / (1 - sines**2)
         balance = (n / np.maximum(n + 1.0, 1))[..., None] * above * p[: t + 1, 1:]  # psi_n adds to Phi_{n+1}
         down = ((n + 1) / np.maximum(n, 1))[..., None] * epsilon(m, np.maximum(n, 1))[..., None] * below
         balance = np.where(self.present[..., None], balance + np.where(n[..., None] > 1, down, 0.0), 0.0)
-
-        def synthesis(table: np.ndarray) -> np.ndarray:  # (M, 1, latitudes, N)
-            return np.ascontiguousarray(table.swapaxes(1, 2)[:, None]).astype(self.dtype)
-
-        def analysis(table: np.ndarray) -> np.ndarray:  # (M, 1, N, latitudes)
-            return np.ascontiguousarray(table[:, None]).astype(self.dtype)
-
-        self._p, self._h, self._balance = synthesis(here), synthesis(h), synthesis(balance)
-        self._unp, self._unp_metric, self._unh_metric = (
-            analysis(here * weights), analysis(here * metric), analysis(h * metric))  # fmt: skip
+        synthesis, analysis = self._synthesis, self._analysis
+        return synthesis(h), synthesis(balance), analysis(here * metric), analysis(h * metric)
 
     def _legendre(self, matrices: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Sum over total wavenumber or latitude, the third dimension of `rows` (M, 2, ., ...)."""
@@ -127,17 +133,17 @@ class Harmonics:
 
         u cos = -(1 - mu^2) dpsi/dmu, v cos = dpsi/dlambda.
         """
-        u = self._fourier(-self._wave, self._legendre(self._h, psi))
+        u = self._fourier(-self._wave, self._legendre(self._gradients[0], psi))
         return u, self._fourier(self._slope, self._legendre(self._p, psi))
 
     def divergence(self, eastward: np.ndarray, northward: np.ndarray) -> np.ndarray:
         """Coefficients of the divergence of a grid vector field whose components come times cos(latitude)."""
-        zonal = self._legendre(self._unp_metric, self._unfourier(self._unslope, eastward))
-        return zonal - self._legendre(self._unh_metric, self._unfourier(self._unwave, northward))
+        zonal = self._legendre(self._gradients[2], self._unfourier(self._unslope, eastward))
+        return zonal - self._legendre(self._gradients[3], self._unfourier(self._unwave, northward))
 
     def balanced(self, psi: np.ndarray) -> np.ndarray:
         """The grid field phi with laplacian(phi) = div(mu grad psi) and zero mean: linear balance for 2 Omega = 1."""
-        return self._fourier(self._wave, self._legendre(self._balance, psi))
+        return self._fourier(self._wave, self._legendre(self._gradients[1], psi))
 
     def inverse_laplacian(self, spectral: np.ndarray) -> np.ndarray:
         """Divide by -n (n + 1); the mean (n = 0) becomes 0."""

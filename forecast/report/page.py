@@ -61,7 +61,7 @@ def render(shown: Shown) -> str:
         legend=scorecard.legend(),
         reliability=_spread_pictures(shown),
         events=_event_pictures(shown),
-        spectra=[spectra.spectra(shown), spectra.ratios(shown)] if _all(shown, *POWERS) else [],
+        spectra=_spectrum_pictures(shown),
         maps=[maps.case_maps(shown, case) for case in (shown.case, *shown.cases)],
         points=_point_maps(shown),
         facts=tables.facts(shown),
@@ -89,6 +89,11 @@ def _spread_pictures(shown: Shown) -> list[style.Picture]:
         return []
     drawn = (("spread_skill", curves.spread_skill), ("rank_histogram", diagrams.rank_histograms))
     return [draw(shown) for metric, draw in drawn if shown.has(metric)]
+
+
+def _spectrum_pictures(shown: Shown) -> list[style.Picture]:
+    zonal = [spectra.spectra(shown), spectra.ratios(shown)] if _all(shown, *POWERS) else []
+    return [*zonal, spectra.scales(shown)] if shown.has("spectrum_ratio") and shown.ensembles else zonal
 
 
 def _event_pictures(shown: Shown) -> list[style.Picture]:

@@ -1,4 +1,4 @@
-"""Power by zonal wavenumber: truth, members, ensemble mean."""
+"""Power by zonal wavenumber, of truth, members and ensemble mean, and by total wavenumber, of all ensembles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from forecast.report import style
 from forecast.report.curves import WIDTH, where
 from forecast.report.diagrams import spread_out, three_leads
-from forecast.report.shown import Shown, lead_name
+from forecast.report.shown import Shown, lead_name, name
 from forecast.report.style import Picture
 
 _RATIOS = (
@@ -79,6 +79,38 @@ def ratios(shown: Shown, most: int = 8) -> Picture:
         f"Solid: power of the members over that of the truth, {where(shown)}; below 1: too smooth, above 1: too noisy. "
         "Dashed: the same of what changed since the start (accumulated tendency). Dotted: squared coherence of the "
         "mean and truth, which falls from 1 to 0 as waves lose their phase."
+    )
+    return style.vector(figure, alt, caption)
+
+
+def scales(shown: Shown, most: int = 8) -> Picture:
+    """Each ensemble's power over the truth's by total wavenumber, at the whole day next to ten."""
+    days = [k for k, hours in enumerate(shown.hours) if hours % 24 == 0]
+    lead = min(days, key=lambda k: abs(shown.hours[k] - 240))
+    chosen = spread_out(shown.variables, most)
+    columns = style.columns_for(len(chosen))
+    figure, axes, bottom = style.panels(len(chosen), columns, (WIDTH / columns, 1.8))
+    for ax, variable in zip(axes, chosen, strict=True):
+        ax.axhspan(0.8, 1.2, color="#eef4ea", zorder=0)
+        ax.axhline(1, color="#7a8a6a", linewidth=0.8)
+        for label in shown.ensembles:
+            ratio = shown.values(label, "spectrum_ratio", variable)[lead, 1:]
+            look = {**style.line(list(shown.metrics), label), "marker": ""}
+            ax.plot(np.arange(1, ratio.size + 1), ratio, label=name(label), **look)
+        ax.set_xscale("log")
+        ax.set_ylim(0, 2)
+        _wavenumbers(ax, ratio.size)
+        ax.set_title(variable)
+        if ax in bottom:
+            ax.set_xlabel("total wavenumber")
+    handles, texts = axes[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="upper left", ncols=5, fontsize=7.5, columnspacing=1.2)
+    when = lead_name(shown.hours[lead])
+    alt = f"Ratio of each ensemble's power to the truth's by total wavenumber at {when} for {', '.join(chosen)}."
+    caption = (
+        f"Power of single members over that of the truth by total wavenumber at {when}, over the globe; the band is "
+        "20 % to each side. Below it: too smooth, above: too noisy. With few starts the truth's longest waves are a "
+        "matter of chance: what a perfect model or the climatological ensemble shows there is no fault of theirs."
     )
     return style.vector(figure, alt, caption)
 

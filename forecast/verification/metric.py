@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import xarray as xr
 
-WIDE = ("rank", "gap", "exceeding", "wavenumber")
+WIDE = ("rank", "gap", "exceeding", "wavenumber", "total_wavenumber")
 """Axes as long as the ensemble or the grid's rows: sums that have one are kept by month of starts."""
 Better = Literal["low", "one", "high", "none"]
 Need = Literal["climate", "events", "categories", "sorted", "rectangle", "rows", "initial"]
@@ -26,9 +26,11 @@ class Statistic:
 
     Attributes:
         name: key in the sums.
-        of: what it is of a `Matchup` m: of(m) -> (*axes, points or rows), or of(m, areas) -> (regions, *axes).
+        of: what it is of a `Matchup` m: of(m) -> (*axes, points or rows), of(m) -> (*axes) over the globe, or
+            of(m, areas) -> (regions, *axes).
         axes: names of the dimensions that it has besides points (rank, wavenumber, event).
-        over: what its means are taken over: points; rows of latitude; or `areas`, where it takes them itself.
+        over: what its means are taken over: points; rows of latitude; the `globe`, where it is of the whole field and
+            regions have none; or `areas`, where it takes them itself.
         needs: what must be known besides members and truth: a climatology, events, categories, errors kept sorted, a
             rectangular grid, a rectangular global grid (rows), the states at the start.
     """
@@ -36,7 +38,7 @@ class Statistic:
     name: str
     of: Callable[..., np.ndarray]
     axes: tuple[str, ...] = ()
-    over: Literal["points", "rows", "areas"] = "points"
+    over: Literal["points", "rows", "areas", "globe"] = "points"
     needs: tuple[Need, ...] = ()
 
     @property

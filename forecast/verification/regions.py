@@ -107,6 +107,11 @@ class Regions:
         self.areas = Areas(points, rows)
 
     @property
+    def whole(self) -> np.ndarray:
+        """(R,) 1.0 for regions that are the whole grid, else 0.0."""
+        return (self.areas.points > 0).all(axis=1).astype(float)
+
+    @property
     def weights(self) -> np.ndarray:
         """(R, G) weights of the points."""
         return self.areas.points

@@ -31,7 +31,7 @@ from forecast.verification.diagrams import add_diagrams
 from forecast.verification.metric import Metric
 from forecast.verification.scores import named
 from forecast.verification.significance import Settings, bands, compare, testable
-from forecast.verification.sums import Sums
+from forecast.verification.sums import MONTH, Sums
 
 LABELS = ("event", "level")
 COLUMNS = ("forecast", "score", "variable", "region", "lead_hours", "value", "starts", "season", "span")
@@ -75,9 +75,16 @@ def sums_file(folder: Path, label: str) -> Path:
 def compute_metrics(sums: Sums, metrics: Sequence[Metric]) -> xr.Dataset:
     """All scores as means over starts, with `starts`, the number of starts behind them, and what diagrams need."""
     arrays = {m.name: sums.metric(m).assign_attrs(title=m.title, units=m.units, better=m.better) for m in metrics}
-    kept = next(array for array in sums.weight.values() if "init_time" in array.dims)
-    scores = xr.Dataset(arrays | {"starts": (kept > 0).sum("init_time")}, attrs=sums.attrs)
-    return add_diagrams(scores, sums)
+    return add_diagrams(xr.Dataset(arrays | {"starts": _starts(sums)}, attrs=sums.attrs), sums)
+
+
+def _starts(sums: Sums) -> xr.DataArray:
+    """(variable, lead_time, region) how many starts were scored."""
+    weights = list(sums.weight.values())
+    for weight in weights:
+        if "init_time" in weight.dims:
+            return (weight > 0).sum("init_time")
+    return weights[0].sum(MONTH).round().astype(int)
 
 
 def write_scores(

@@ -21,7 +21,7 @@ import numpy as np
 
 from forecast.core import seeding
 from forecast.core.grids import Grid
-from forecast.verification import ensemble, neighbourhood
+from forecast.verification import ensemble, neighbourhood, scales
 from forecast.verification.climate import Climate
 from forecast.verification.limits import Events
 from forecast.verification.matchup import Limits, Matchup
@@ -91,6 +91,7 @@ class Scorer:
             "rank": members + 1, "gap": members + 1, "exceeding": members + 1, "side": 2, "occurred": 2, "part": 2,
             "term": 2, "seeps_part": 2, "event": self.events.labels, "level": ensemble.LEVELS,
             "window": neighbourhood.WINDOWS, "wavenumber": self.grid.shape[-1] // 2 + 1,
+            scales.AXIS: scales.truncation(self.grid) + 1 if self.grid.is_regular else 1,
         }  # fmt: skip
         about = {"label": label, "members": members}
         return Sums.zeros(self.statistics, axes, variables, starts, leads, self.regions.names, **about)
@@ -153,7 +154,10 @@ class Scorer:
         for s in self.statistics:
             if s.over == "areas":
                 _put(sums, s, slot, s.of(matchup, areas), areas.total)
-            elif s.over == "points" or whole_day:
+            elif s.over == "globe" and whole_day:
+                whole = self.regions.whole
+                _put(sums, s, slot, np.multiply.outer(whole, s.of(matchup)), whole)
+            elif s.over == "points" or (s.over == "rows" and whole_day):
                 used = areas if s.over == "points" else self.regions.areas
                 value = s.of(matchup)
                 mean = used.mean(value.reshape(-1, value.shape[-1]))

@@ -14,6 +14,7 @@ from forecast.verification import (
     multivariate,
     neighbourhood,
     precipitation,
+    scales,
     spectra,
 )
 from forecast.verification.metric import Metric, Statistic
@@ -70,6 +71,9 @@ METRICS: tuple[Metric, ...] = (
     spectra.TendencyPower(),
     spectra.TruthTendencyPower(),
     spectra.Coherence(),
+    scales.MemberSpectrum(),
+    scales.TruthSpectrum(),
+    scales.SpectrumRatio(),
 )
 
 POINTWISE = ("fair_crps", "crps", "rmse", "unbiased_rmse", "mae", "bias", "spread", "spread_skill", "rank_histogram")
