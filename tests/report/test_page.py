@@ -81,7 +81,7 @@ def test_all_sections_are_there_and_nothing_is_fetched(html: str) -> None:
 
 def test_images_have_text_alternatives_and_the_title_is_escaped(html: str) -> None:
     images = Page(html).images
-    assert len(images) == 16 and all(len(image["alt"]) > 30 for image in images)
+    assert len(images) == 17 and all(len(image["alt"]) > 30 for image in images)
     assert "A &lt;test&gt; &amp; more" in html and "A <test>" not in html
 
 
