@@ -16,7 +16,7 @@ from forecast.data.dataset import Dataset
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster, build
 from forecast.training.checkpoint import Checkpoints
-from forecast.training.mesh import joined
+from forecast.training.mesh import Mesh, joined
 from forecast.training.parallelize import divide
 from forecast.training.preempt import restarted
 from forecast.training.resume import take_over
@@ -36,21 +36,26 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     checkpoints = Checkpoints(config.path("training"), config.training.keep)
     with joined(config.training) as mesh:
         newest = mesh.told(checkpoints.find, resume or restarted())
-        stores, share = config.store, config.training.analysis_share
-        truth = Store.open(config.path(stores.path))
-        analysis = Store.open(config.path(stores.analysis)) if stores.analysis and share else None
-        model = forecaster(config, truth)
-        points = divide(model, config.training, mesh)
-        data = Dataset(config.data, config.data.train, truth, analysis, share, points)
-        held_out = Dataset(config.data, config.data.validation, truth, analysis, points=points)
-        validation = Validation(held_out, config.training, config.seed)
-        trainer = Trainer(config, model, data, validation, checkpoints, mesh)
-        if newest is not None:
-            trainer.resume(newest)
-        elif config.training.start_from is not None:
-            take_over(trainer.model, config.training.start_from)
-        trainer.run(until)
+        _trainer(config, checkpoints, newest, mesh).run(until)
     return checkpoints.folder
+
+
+def _trainer(config: Config, checkpoints: Checkpoints, newest: Path | None, mesh: Mesh) -> Trainer:
+    """That of a fresh forecaster, of one that goes on from the checkpoint `newest`, or from another run's weights."""
+    stores, share = config.store, config.training.analysis_share
+    truth = Store.open(config.path(stores.path))
+    analysis = Store.open(config.path(stores.analysis)) if stores.analysis and share else None
+    model = forecaster(config, truth)
+    points = divide(model, config.training, mesh)
+    data = Dataset(config.data, config.data.train, truth, analysis, share, points)
+    held_out = Dataset(config.data, config.data.validation, truth, analysis, points=points)
+    validation = Validation(held_out, config.training, config.seed)
+    trainer = Trainer(config, model, data, validation, checkpoints, mesh)
+    if newest is not None:
+        trainer.resume(newest)
+    elif config.training.start_from is not None:
+        take_over(trainer.model, config.training.start_from)
+    return trainer
 
 
 def forecaster(config: Config, store: Store) -> Forecaster:

@@ -44,10 +44,13 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 at=(--standalone)
 if [ "$nodes" -gt 1 ]; then
     mine=" localhost $(hostname) $(hostname -f 2>/dev/null || true) $(hostname -I 2>/dev/null || true) "
+    first=1
     if [ "${mine#* "$host" }" = "$mine" ]; then
+        first=0
         reach "$host" "$port" "${WAIT:-60}"
     fi
-    at=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-endpoint "$host:$port" --rdzv-id "${RUN:-forecast}")
+    at=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-endpoint "$host:$port" --rdzv-id "${RUN:-forecast}"
+        --rdzv-conf "is_host=$first")
 fi
 resume=()
 if [ -e "$out/training/latest" ]; then

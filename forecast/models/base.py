@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -196,7 +196,7 @@ class Forecaster(nn.Module):
             with torch.no_grad():
                 same = {name: [(t.terms, t._observe(*observed)[0]) for t in found] for name, found in teachers.items()}
             last = s == batch.rollout - 1
-            further.append(own | self.terms(taken, self.weights, self.network, same, last))
+            further.append(own | self._further(taken, same, last))
             shown.append(beside)
             past = [*past[1:], step.members[..., : self.prognostic]]
             from_analysis = torch.zeros_like(from_analysis)
@@ -204,6 +204,13 @@ class Forecaster(nn.Module):
         if self.rescored is not None:
             scores = self.rescored(scores, taken)
         return self._sum(scores.mean(dim=(0, 1)), further) | _means(shown)
+
+    def _further(
+        self, steps: Sequence[Step], teachers: Mapping[str, Sequence[tuple[Terms, Step]]], last: bool
+    ) -> dict[str, Tensor]:
+        """Value of each further term after a step of the rollout, the `last` or not."""
+        found: dict[str, Tensor] = self.terms(steps, self.weights, self.network, teachers, last)
+        return found
 
     def _score(self, members: Tensor, truth: Tensor) -> Tensor:
         """(B, G, V) of one step."""

@@ -60,7 +60,7 @@ def _mlp(x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias
 def _mlp_backward(
     grad: Tensor, x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of all inputs; those of weights are summed over slices in float32."""
+    """Gradients of all inputs; those of weights are summed over slices in float32 at least."""
     return _backward(grad, x, inner, inner_bias, outer, _gelu_backward)
 
 
@@ -81,7 +81,8 @@ def _backward(
     gelu_backward: Callable[[Tensor, Tensor], None],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     to_x, room, more = torch.empty_like(x), _room(x, len(inner)), _room(x, len(inner))
-    to_inner, to_inner_bias, to_outer = (torch.zeros_like(w, dtype=torch.float32) for w in (inner, inner_bias, outer))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    to_inner, to_inner_bias, to_outer = (torch.zeros_like(w, dtype=wide) for w in (inner, inner_bias, outer))
     for rows in _slices(x, len(inner)):
         g, size = grad[rows], rows.stop - rows.start
         middle = torch.addmm(inner_bias, x[rows], inner.T, out=room[:size])

@@ -115,6 +115,8 @@ class Offer:
 
     taught: ClassVar[frozenset[str]] = frozenset({"student", "teacher"})
     """what only a teacher makes sense of"""
+    passes: ClassVar[frozenset[str]] = frozenset()
+    """what takes another pass through the network"""
 
     def __init__(
         self,
@@ -201,6 +203,8 @@ class Offer:
 
 class OfWeights(Offer):
     """The network's matrices, and its mean output as a function of them."""
+
+    passes = frozenset({"objective"})
 
     @property
     def weight(self) -> None:

@@ -20,6 +20,7 @@ class OfLatent(Offer):
     """Rows (R, D), mesh nodes being samples: `first` and `second` of two members, two noisy views of one state."""
 
     taught = Offer.taught | {"retained_old", "retained_rebuilt", "forgotten_old", "forgotten_rebuilt"}
+    passes = frozenset({"mixed", "mixed_codes", "reference", "reference_prototype"})
 
     @classmethod
     def companion(cls, about: About, sizes: Sizes) -> nn.Module | None:
@@ -251,6 +252,8 @@ class OfCode(OfLatent):
 
 class OfAttention(Offer):
     """Attention (L, B, H, T, S) of the processor's layers to the first member's step, at some of the nodes."""
+
+    passes = frozenset({"attention"})
 
     @classmethod
     def context(cls, about: About, sizes: Sizes) -> dict[str, Any]:

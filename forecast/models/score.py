@@ -27,7 +27,6 @@ class Score(nn.Module):
         grid = from_points(fields.latitudes, fields.longitudes) if loss.name != "almost_fair_crps" else None
         context = {"grid": grid, "variables": fields.variables}
         self.loss = losses.build(_pointwise({"name": loss.name, **loss.options}, loss.alpha), **context)
-        self.points = fields.grid_size
 
     def forward(self, members: Tensor, truth: Tensor) -> Tensor:
         """(B, G, V) from members (B, M, G, V) and truth (B, G, V), normalised.
@@ -38,7 +37,7 @@ class Score(nn.Module):
         if members.shape[1] == 1:
             return (members[:, 0] - truth).abs()
         score: Tensor = self.loss(members, truth)
-        if score.shape[-2] == self.points:
+        if score.shape[-2] == truth.shape[-2]:
             return score
         return score.mean(dim=-2, keepdim=True).expand(*truth.shape)
 

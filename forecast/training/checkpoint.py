@@ -82,9 +82,10 @@ class Checkpoints:
             self.seconds = max(self.seconds, writing.result())
 
     def close(self) -> None:
-        """Let the last write come to its end, good or bad."""
+        """Let the last write come to its end, good or bad, and let go of the processes."""
         if self._writing is not None:
             wait([self._writing])
+        self._group = None
 
     def _write(self, target: Path, tensors: dict[str, Tensor], describe: Callable[[Path], None], best: bool) -> float:
         began, partial = time.monotonic(), target.with_suffix(".partial")

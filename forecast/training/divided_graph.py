@@ -29,8 +29,7 @@ from forecast.training.sharing import Part, become, rows
 def divide(model: GraphForecaster, part: Part) -> None:
     """Leave of the network what belongs to this process's nodes."""
     axis, network = part.mesh.grid, model.network
-    nodes, channels = network.noise_shape
-    parts, points = axis.parts(nodes), list(part.points)
+    channels, parts, points = network.noise_shape[1], list(part.nodes), list(part.points)
     mine = parts[axis.rank]
     _encoder(axis, network.encoder, points, parts)
     for layer in network.layers:

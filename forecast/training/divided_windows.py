@@ -5,7 +5,6 @@ Rows of tokens, windows and shifted windows are divided evenly, each by itself; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -17,7 +16,7 @@ from forecast.models.harmonic import Waves
 from forecast.models.variational import DISTRIBUTION_MASKS, VariationalNetwork
 from forecast.models.windows import WindowAttention, Windows
 from forecast.training.divided_graph import divide_waves
-from forecast.training.exchange import Permutation
+from forecast.training.exchange import Permutation, ranges
 from forecast.training.mesh import Axis
 from forecast.training.sharing import Part, SharedFuxi, become
 
@@ -28,6 +27,12 @@ def points(geometry: Geometry, axis: Axis) -> list[slice]:
     ends = [min(part.stop * patch, rows) for part in axis.parts(geometry.tokens[0])]
     ends[-1] = rows
     return [slice(begin * columns, end * columns) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def tokens(geometry: Geometry, axis: Axis) -> list[slice]:
+    """The tokens of each process: whole rows."""
+    across = geometry.tokens[1]
+    return [slice(part.start * across, part.stop * across) for part in axis.parts(geometry.tokens[0])]
 
 
 def divide(model: FuxiForecaster, part: Part) -> None:
@@ -42,10 +47,10 @@ def divide(model: FuxiForecaster, part: Part) -> None:
     _check(model, axis, min(home.least, shifted.least, whole.tokens[0] // axis.size))
     columns = whole.grid[1]
     rows = (part.mine.stop - part.mine.start) // columns
-    tokens = axis.part(whole.tokens[0])
-    local = Geometry((rows, columns), whole.patch, whole.drop, (tokens.stop - tokens.start, whole.tokens[1]),
+    here = axis.part(whole.tokens[0])
+    local = Geometry((rows, columns), whole.patch, whole.drop, (here.stop - here.start, whole.tokens[1]),
                      home.windows, shifted.windows)  # fmt: skip
-    raster = [np.arange(p.start, p.stop) for p in _scaled(axis.parts(whole.tokens[0]), whole.tokens[1])]
+    raster = ranges(part.nodes)
     for module in list(network.modules()):
         if isinstance(module, Backbone):
             module.home = Permutation(axis, raster, home.tokens)  # type: ignore[assignment]
@@ -62,7 +67,7 @@ def divide(model: FuxiForecaster, part: Part) -> None:
     part.noise = _noise(network, part, home)
     network.geometry, network.latent_shape = local, local.grid
     share = network.areas[part.mine]
-    cast(SharedFuxi, model).area = float(share.sum() / network.areas.sum())
+    cast(SharedFuxi, model).area = float(share.double().sum() / network.areas.double().sum())
     network.areas = share.clone()
 
 
@@ -149,7 +154,3 @@ class _Divided(VariationalNetwork):
 
     def _mask_size(self) -> int:
         return DISTRIBUTION_MASKS * self.here * self.section.width if self.section.dropout else 0
-
-
-def _scaled(parts: Sequence[slice], by: int) -> list[slice]:
-    return [slice(part.start * by, part.stop * by) for part in parts]

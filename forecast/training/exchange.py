@@ -31,6 +31,7 @@ class Traffic:
         cls.bytes, cls.calls, cls.seconds = 0, 0, 0.0
 
 
+@torch.compiler.disable  # a compiled network is cut here
 def swap(axis: Axis, pieces: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     """What every process of the axis gives to this one, for what this one gives to every process.
 

@@ -7,9 +7,11 @@ then along the data: processes of one grid exchange most, and share a host.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before there are groups: at its import it keeps the one of all for good
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -61,7 +64,12 @@ class Mesh:
     def __init__(
         self, at: World | None = None, device_mesh: DeviceMesh | None = None, store: dist.Store | None = None
     ) -> None:
-        self.world, self.device_mesh, self.store = at or World(), device_mesh, store
+        self.world, self.store, self._ended = at or World(), store, False
+        self.over(device_mesh)
+
+    def over(self, device_mesh: DeviceMesh | None) -> None:
+        """Take the groups of a mesh, or let go of those that there are."""
+        self.device_mesh = device_mesh
         axes = [_axis(device_mesh, name) for name in AXES] if device_mesh is not None else [Axis()] * 3
         self.data, self.ensemble, self.grid = axes
 
@@ -101,6 +109,35 @@ class Mesh:
         """Wait until all processes are here."""
         if self.spread:
             dist.barrier()
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """At the end of the block, and where all stop in it, wait until no process needs an answer of another one.
+
+        Through the store: a barrier's last message may be lost where its sender closes the connection.
+        """
+        try:
+            yield
+        except Stopped:
+            self._wait("ended", patience())
+            raise
+        self._wait("ended", patience())
+
+    def gone(self) -> None:
+        """After an end in good order: rank 0, which may hold the store, goes last."""
+        if self._ended:
+            with contextlib.suppress(RuntimeError, dist.DistError):
+                self._wait("gone", timedelta(seconds=10))
+
+    def _wait(self, where: str, timeout: timedelta) -> None:
+        """Wait until all have come here; on the way out rank 0 alone does."""
+        if self.store is None:
+            return
+        if self.store.add(where, 1) == self.size:
+            self.store.set(f"{where} all", "1")
+        if self.first or not self._ended:
+            self.store.wait([f"{where} all"], timeout)
+        self._ended = True
 
     def sum(self, values: Tensor) -> Tensor:
         """`values` added over all processes, in place."""
@@ -257,14 +294,20 @@ def joined(section: TrainingSection, about: Mapping[str, str] | None = None) -> 
         torch.cuda.set_device(here.local % torch.cuda.device_count())
     backend = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo"}[kind]
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=patience())
+    mesh = Mesh(here, store=store)
     try:
-        mesh = Mesh(here, init_device_mesh(kind, shape, mesh_dim_names=AXES), store)
+        mesh.over(init_device_mesh(kind, shape, mesh_dim_names=AXES))
         console.print(f"mesh of {here.size} processes: {mesh}")
-        with mesh.one_voice():
+        with mesh.one_voice(), mesh.ending():
             yield mesh
-            mesh.barrier()  # none leaves while another one still waits for its answer
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # which hold the model
+        raise
     finally:
+        mesh.over(None)
+        gc.collect()
         dist.destroy_process_group()
+        mesh.gone()
 
 
 def patience() -> timedelta:

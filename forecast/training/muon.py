@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forecast.training import sharded
+
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: brings singular values near 1 in five steps
 _STEPS = 5
 
@@ -18,7 +20,8 @@ class Muon(torch.optim.Optimizer):
 
     The factor makes the update's RMS that of AdamW (Liu et al. 2025, arXiv 2502.16982), so that learning rates mean
     the same. The updates are those of `torch.optim.Muon` (torch >= 2.9) with `match_rms_adamw`; a network has many
-    small matrices of few shapes, and products in batches take less than two thirds of the time.
+    small matrices of few shapes, and products in batches take less than two thirds of the time. Where matrices are cut
+    among processes (FSDP2), each process is given some of them whole, and gives back their directions.
 
     Args:
         params: matrices. momentum: decay of the gradient's average.
@@ -38,16 +41,19 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     alike[p.shape].append(p)
             for shape, matrices in alike.items():
-                directions = orthogonal(torch.stack([self._nesterov(p, group["momentum"]) for p in matrices]))
-                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                momentum = torch.stack([self._nesterov(p, group["momentum"]) for p in matrices])
+                directions = sharded.of_whole(orthogonal, momentum, matrices[0])
+                here = [sharded.local(p) for p in matrices]
+                torch._foreach_mul_(here, 1 - group["lr"] * group["weight_decay"])
                 size = 0.2 * group["lr"] * max(shape) ** 0.5
-                torch._foreach_add_(matrices, list(directions.to(matrices[0].dtype)), alpha=-size)
+                torch._foreach_add_(here, list(directions.to(here[0].dtype)), alpha=-size)
 
     def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
         assert p.grad is not None
-        buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
-        buffer.lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(buffer, momentum)
+        gradient = sharded.local(p.grad)
+        buffer = sharded.local(self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad)))
+        buffer.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

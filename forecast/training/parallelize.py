@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from forecast.models.fuxi_forecaster import FuxiForecaster
 from forecast.models.graph_forecaster import GraphForecaster
 from forecast.training import divided_graph, divided_windows, sharded, sharing
 from forecast.training.mesh import Mesh
+from forecast.training.shared_terms import WholeTerms
 
 
 def device(name: str, mesh: Mesh | None = None) -> torch.device:
@@ -52,18 +54,28 @@ def divide(model: Forecaster, section: TrainingSection, mesh: Mesh) -> slice:
     """
     if mesh.ensemble.size * mesh.grid.size == 1:
         return slice(0, model.fields.grid_size)
-    if section.compile and mesh.grid.size > 1:
-        raise ForecastError("training.compile does not work with a grid axis, whose exchanges it can't see: set it off")
+    terms = None
+    if model.loss.terms:
+        terms = WholeTerms(model.terms, model.score, f"ensemble {mesh.ensemble.size} x grid {mesh.grid.size}")
+    part = _divided(model, mesh)
+    part.terms, part.teach = terms, partial(_divided, mesh=mesh)
+    return part.mine
+
+
+def _divided(model: Forecaster, mesh: Mesh) -> sharing.Part:
     if isinstance(model, FuxiForecaster):
-        part = sharing.apply(model, mesh, divided_windows.points(model.network.geometry, mesh.grid))
+        geometry = model.network.geometry
+        points, nodes = divided_windows.points(geometry, mesh.grid), divided_windows.tokens(geometry, mesh.grid)
+        part = sharing.apply(model, mesh, points, nodes)
         if mesh.grid.size > 1:
             divided_windows.divide(model, part)
     else:
         assert isinstance(model, GraphForecaster)
-        part = sharing.apply(model, mesh, mesh.grid.parts(model.fields.grid_size))
+        points, nodes = mesh.grid.parts(model.fields.grid_size), mesh.grid.parts(model.network.noise_shape[0])
+        part = sharing.apply(model, mesh, points, nodes)
         if mesh.grid.size > 1:
             divided_graph.divide(model, part)
-    return part.mine
+    return part
 
 
 Terms = dict[str, Tensor]

@@ -7,9 +7,9 @@ share of the samples), so that nobody holds all of both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from forecast.core.errors import ForecastError
@@ -19,8 +19,10 @@ from forecast.models.base import Given
 from forecast.models.forecaster import Forecaster
 from forecast.models.fuxi_forecaster import FuxiForecaster
 from forecast.models.offers import Step
-from forecast.training import exchange
-from forecast.training.mesh import Axis, Mesh
+from forecast.training import whole
+from forecast.training.mesh import Mesh
+from forecast.training.shared_terms import Taught, WholeTerms
+from forecast.training.whole import Samples
 
 POINTWISE = frozenset({
     "almost_fair_crps", "crps", "ensemble_brier", "ensemble_log_score", "fair_crps", "outcome_weighted_crps",
@@ -33,13 +35,16 @@ class Part:
     """What of a forecaster is computed here.
 
     Attributes:
-        mesh: the processes. points: the grid points of each process of the grid axis. noise: of a member's normal
-            numbers, those that are needed here, and the shape they get; None for all.
-        members: of a sample, over all processes. weights: (G, V) of all points.
+        mesh: the processes. points, nodes: of the grid, and of the mesh or patches, for each process of the grid axis.
+        noise: of a member's normal numbers, those that are needed here, and the shape they get; None for all.
+        members: of a sample, over all processes.
+        terms: of the loss, where there are further ones. teach: makes a teacher of a term compute the same part.
     """
 
-    def __init__(self, mesh: Mesh, points: Sequence[slice], weights: Tensor) -> None:
-        self.mesh, self.points, self.weights = mesh, points, weights
+    def __init__(self, mesh: Mesh, points: Sequence[slice], nodes: Sequence[slice]) -> None:
+        self.mesh, self.points, self.nodes = mesh, points, nodes
+        self.terms: WholeTerms | None = None
+        self.teach: Callable[[Forecaster], Any] = lambda teacher: None
         self.noise: tuple[list[slice], tuple[int, ...]] | None = None
         self.members = 0
 
@@ -55,9 +60,14 @@ class Part:
 
 
 class Shared(Forecaster):
-    """A forecaster that computes a part; `of` makes one."""
+    """A forecaster that computes a part; `apply` makes one.
+
+    Attributes:
+        whole_weights: (G, V) of all points.
+    """
 
     part: Part
+    whole_weights: Tensor
 
     def training_loss(self, batch: Batch, members: int, noise_keys: Sequence[int]) -> dict[str, Tensor]:
         """As of every forecaster, for the part of it that is here; `members` are those of all processes."""
@@ -85,29 +95,46 @@ class Shared(Forecaster):
         """(B, g, V) of all members at this process's share of the points."""
         axis, parts = self.part.mesh.ensemble, self.part.within
         mine = parts[axis.rank]
-        everyone = self._everyone(members, 2, parts)
+        everyone = whole.everyone(axis, members, self._held(self.part.members), 2, parts)
         return super()._score(everyone, truth[:, mine])
-
-    def _everyone(self, members: Tensor, into: int, parts: Sequence[slice]) -> Tensor:
-        """All members, in their order, for this process's part of another dimension."""
-        held = self._held(self.part.members)
-        found = exchange.share(self.part.mesh.ensemble, members, 1, [len(each) for each in held], into, parts)
-        order = torch.tensor([member for each in held for member in each]).argsort()
-        return found if order.equal(torch.arange(len(order))) else found.index_select(1, order.to(found.device))
 
     def _of_fields(self, members: Tensor, truth: Tensor) -> Tensor:
         """(1, G, V) of all members on all points, from this process's share of the samples: summed."""
-        mesh, samples = self.part.mesh, len(truth)
-        shares = Axis(size=mesh.ensemble.size * mesh.grid.size).parts(samples)
-        rows = [shares[e * mesh.grid.size : (e + 1) * mesh.grid.size] for e in range(mesh.ensemble.size)]
-        outer = [slice(row[0].start, row[-1].stop) for row in rows]
-        begin, lengths = outer[mesh.ensemble.rank].start, _sizes(self.part.points)
-        inner = [slice(s.start - begin, s.stop - begin) for s in rows[mesh.ensemble.rank]]
-        everyone = exchange.share(mesh.grid, self._everyone(members, 0, outer), 2, lengths, 0, inner)
-        truths = exchange.share(mesh.grid, truth[outer[mesh.ensemble.rank]], 1, lengths, 0, inner)
-        if not len(everyone):
+        samples = self._samples(len(truth))
+        everyone, truths = samples.members(members), samples.fields(truth)
+        if not samples.part:
             return everyone.sum() + everyone.new_zeros(1, *truths.shape[1:])  # part of the gradient's exchanges
-        return super()._score(everyone, truths).sum(dim=0, keepdim=True) / samples
+        return super()._score(everyone, truths).mean(dim=0, keepdim=True) * samples.part
+
+    def _samples(self, samples: int) -> Samples:
+        part = self.part
+        return Samples(part.mesh, part.points, part.nodes, self._held(part.members), samples)
+
+    def _further(self, steps: Sequence[Step], teachers: Taught, last: bool) -> dict[str, Tensor]:
+        if self.part.terms is None:
+            return {}
+        samples = self._samples(len(steps[-1].truth))
+        return self.part.terms(self.terms, self.whole_weights, self.network, steps, teachers, last, samples)
+
+    def _teachers(self) -> dict[str, list[Forecaster]]:
+        """As of every forecaster; they compute the same part.
+
+        Raises:
+            ForecastError: a teacher that this mesh divides otherwise.
+        """
+        found = super()._teachers()
+        for name, teacher in ((name, teacher) for name, teachers in found.items() for teacher in teachers):
+            if not isinstance(teacher, Shared):
+                self.part.teach(teacher)
+            assert isinstance(teacher, Shared)
+            teacher.part.members = self.part.members
+            mine, theirs = ((of._held(4), of.part.points, of.part.nodes) for of in (self, teacher))
+            if mine != theirs:
+                raise ForecastError(
+                    f"loss.terms.{name}: a mesh of {self.part.mesh} divides the teacher otherwise than the model: take "
+                    "a teacher of the same kind on the same nodes, or use the data axis alone"
+                )
+        return found
 
     def _observe(
         self,
@@ -133,7 +160,7 @@ class Shared(Forecaster):
         """As of every forecaster, of all members; nothing where points are divided, since it takes whole fields."""
         if self.part.mesh.grid.size > 1:
             return {}
-        mine, self.weights = self.weights, self.part.weights
+        mine, self.weights = self.weights, self.whole_weights
         try:
             return super().diagnose(batches, members, seed)
         finally:
@@ -178,25 +205,19 @@ class SharedFuxi(Shared, FuxiForecaster):
         return self.area * (self._of_posterior(0) / everyone if everyone else 1 / self.part.mesh.ensemble.size)
 
 
-def apply(model: Forecaster, mesh: Mesh, points: Sequence[slice]) -> Part:
+def apply(model: Forecaster, mesh: Mesh, points: Sequence[slice], nodes: Sequence[slice]) -> Part:
     """Make `model` compute its part, in place.
 
-    Raises:
-        ForecastError: further terms of the loss, which take whole ensembles on whole grids.
+    Args:
+        points, nodes: of the grid, and of the mesh or patches, for each process of the grid axis.
     """
-    if model.loss.terms:
-        name = next(iter(model.loss.terms))
-        raise ForecastError(
-            f"loss.terms.{name}: further terms take whole ensembles on whole grids, which a mesh with ensemble "
-            f"{mesh.ensemble.size} x grid {mesh.grid.size} never puts together: use its data axis alone"
-        )
-    part = Part(mesh, points, model.weights)
+    part = Part(mesh, points, nodes)
     become(model, SharedFuxi if isinstance(model, FuxiForecaster) else Shared)
+    model.register_buffer("whole_weights", model.weights, persistent=False)
     model.part, model.points = part, part.mine.stop - part.mine.start  # type: ignore[assignment]
     if model.loss.name in POINTWISE:
         own = part.within[mesh.ensemble.rank]
         model.weights = model.weights[part.mine][own].clone()
-        model.score.points = len(model.weights)
     return part
 
 
@@ -210,7 +231,3 @@ def rows(module: nn.Module, name: str, part: slice) -> None:
     """Let a module see these rows of its parameter `name` alone; the parameter, and its gradient, stay whole."""
     own = type(module)
     module.__class__ = type(own.__name__, (own,), {name: property(lambda self: self._parameters[name][part])})
-
-
-def _sizes(parts: Sequence[slice]) -> list[int]:
-    return [part.stop - part.start for part in parts]

@@ -97,7 +97,8 @@ class Trainer:
         moments = state.restore(folder, self.model, self.average)
         self.optimizer.load(self.model, moments)
         self.techniques.load(moments, self.counters.pop("techniques", {}))
-        self.checkpoints.restore_links(folder, self.counters["best_update"])
+        if self.mesh.first:
+            self.checkpoints.restore_links(folder, self.counters["best_update"])
 
     def run(self, until: int | None = None) -> None:
         """Make the updates that are left, or those before update `until`, and save.

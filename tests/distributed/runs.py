@@ -59,6 +59,33 @@ SAMPLES = ["instance_noise", {"name": "hard_regions", "ratio": 0.9}, "multi_samp
 CASES["gradients"] = {"model": GRAPH, "training": {**FEW, "techniques": GRADIENTS}}
 CASES["samples"] = {"model": GRAPH, "training": {**FEW, "techniques": SAMPLES}}
 CASES["generations"] = {"model": GRAPH, "training": {**FEW, "techniques": [{"name": "generations", "every": 1}]}}
+CASES["plain"] = {"model": GRAPH, "training": FEW}
+CASES["compiled"] = {"model": GRAPH, "training": {**FEW, "compile": True}}
+CASES["muon"] = {"model": GRAPH, "training": {**FEW, "optimizer": "muon"}}
+TERMS = {
+    "energy": {"loss": "energy_score", "of": "members"},
+    "waves": {
+        "loss": "spectral_crps",
+        "of": "members",
+        "options": {"transform": {"name": "harmonics", "truncation": 3}},
+    },
+    "steps": {"loss": "time_aggregate", "of": "rollout", "options": {"base": {"name": "almost_fair_crps"}}},
+    "bins": {"loss": "ordered_bin_emd", "of": "event", "event": {"variable": "tp", "edges": [0.0005, 0.001]}},
+    "rain": {"loss": "gamma_crps", "of": "distribution", "variable": "tp"},
+    "latent": {"loss": "alignment", "of": "latent"},
+    "matrices": {"loss": "group_sparse_envelope", "of": "weights", "options": {"k": 8}},
+}
+CASES["terms"] = {"model": GRAPH, "training": FEW, "loss": {"terms": TERMS}}
+CASES["terms-learnt"] = {
+    "model": GRAPH,
+    "training": FEW,
+    "loss": {"terms": {k: TERMS[k] for k in ("steps", "bins", "rain")}},
+}
+CASES["terms-fuxi"] = {
+    "model": FUXI,
+    "training": FEW,
+    "loss": {"terms": {k: TERMS[k] for k in ("energy", "bins", "latent")}},
+}
 CASES |= {f"{name}-few": {**CASES[name], "training": FEW} for name in ("graph", "fuxi")}
 
 
@@ -71,15 +98,22 @@ def config(case: str, root: Path, archive: Path, **mesh: Any) -> Config:
     return tiny.configs.parse(raw)
 
 
-def run(config: Config, mesh: Mesh) -> dict[str, Tensor]:
-    """Train; loss of each update, first gradients, parameters, averages, a validation score and noise."""
+def run(config: Config, mesh: Mesh, nudged: bool = False) -> dict[str, Tensor]:
+    """Train; terms of the loss of each update, first gradients, parameters, averages, a validation score.
+
+    Args:
+        nudged: first weights are off by about a unit in their last place, up or down.
+    """
     truth, analysis = (Store.open(config.path(name)) for name in (config.store.path, config.store.analysis or ""))
     model = forecaster(config, truth)
     with torch.no_grad():  # as after training: what starts at zero would hide faults in what lies behind it
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.1)
+        for parameter in model.parameters() if nudged else ():
+            parameter.mul_(1 + (torch.rand_like(parameter) - 0.5).sign() * 2**-23)
     points = divide(model, config.training, mesh)
+    model.to(torch.get_default_dtype())
     data = Dataset(config.data, config.data.train, truth, analysis, 0.5, points)
     held_out = Dataset(config.data, config.data.validation, truth, analysis, points=points)
     trainer = Trainer(config, model, data, Validation(held_out, config.training, config.seed),

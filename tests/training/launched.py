@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from forecast.core.config import Config
@@ -47,9 +48,12 @@ def workers(launcher: subprocess.Popen[bytes]) -> list[int]:
     return sorted(found)
 
 
-def wait_for_update(config: Config, update: int, seconds: float = 200) -> None:
-    """Return once so many updates are recorded."""
+def wait_for_update(
+    config: Config, update: int, launchers: Sequence[subprocess.Popen[bytes]], seconds: float = 200
+) -> None:
+    """Return once so many updates are recorded; what was launched must not end before."""
     metrics, until = Path(config.root) / "training" / "metrics.jsonl", time.monotonic() + seconds
     while not metrics.exists() or metrics.read_bytes().count(b'"loss"') < update:
-        assert time.monotonic() < until, (Path(config.root) / "log").read_text()[-3000:]
+        if time.monotonic() > until or any(launcher.poll() is not None for launcher in launchers):
+            raise AssertionError("".join(log.read_text()[-3000:] for log in Path(config.root).glob("*log")))
         time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,8 @@ from forecast.core.config import Config
 from forecast.core.errors import ForecastError, Stopped
 from forecast.models.forecaster import Forecaster
 from forecast.training import sinks
-from pipelines.train import train
+from pipelines import train as jobs
+from tests.distributed import double
 
 
 def context() -> Any:
@@ -38,16 +40,20 @@ def start(
     resume: bool = False,
     stop: tuple[int, int] | None = None,
     spoil: tuple[int, int] | None = None,
+    exact: bool = False,
 ) -> list[Any]:
-    """Processes of ranks 0 .. size - 1; with `stop`, that rank sends itself SIGTERM within that update of this run.
+    """Processes of ranks 0 .. size - 1.
 
-    With `spoil`, the loss of that rank is not finite from that update on.
+    Args:
+        stop: this rank sends itself SIGTERM within that update of this run.
+        spoil: the loss of this rank is not finite from that update on. exact: all is computed in float64.
     """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     started = [
-        context.Process(target=_work, args=(config, resume, rank, size, port, stop, spoil)) for rank in range(size)
+        context.Process(target=_work, args=(config, resume, rank, size, port, stop, spoil, exact))
+        for rank in range(size)
     ]
     for process in started:
         process.start()
@@ -68,7 +74,7 @@ def said(config: Config, rank: int) -> str:
 
 def _work(
     config: Config, resume: bool, rank: int, size: int, port: int, stop: tuple[int, int] | None,
-    spoil: tuple[int, int] | None,
+    spoil: tuple[int, int] | None, exact: bool,
 ) -> None:  # fmt: skip
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)} if size > 1 else {}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "FORECAST_RENDEZVOUS_SECONDS": "100"}
@@ -76,16 +82,30 @@ def _work(
     log = os.open(Path(config.root) / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 2)
     sinks.plot = lambda metrics, picture: None  # drawing takes longer than these runs
+    if exact:
+        double.switch_on()
+        build = jobs.forecaster
+        jobs.forecaster = lambda *given: build(*given).double()
     if stop and stop[0] == rank:
         _at(stop[1], lambda terms: os.kill(os.getpid(), signal.SIGTERM) or terms, once=True)
     if spoil and spoil[0] == rank:
         _at(spoil[1], lambda terms: {**terms, "loss": terms["loss"] * float("nan")})
     try:
-        train(config, resume)
+        jobs.train(config, resume)
     except Stopped as stopped:
         sys.exit(_printed(stopped, stopped.code))
     except ForecastError as error:
         sys.exit(_printed(error, 1))
+    sys.exit(3 if group_threads() and config.training.mesh.parameters == "replicated" else 0)
+
+
+def group_threads() -> int:
+    """Threads of gloo in this process: one that outlives Python may end it by an abort."""
+    found = 0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # one that ends meanwhile
+            found += "gloo" in (task / "comm").read_text()
+    return found
 
 
 def _printed(error: ForecastError, code: int) -> int:

@@ -72,7 +72,8 @@ def training(config: Config, patience: int, restarts: int) -> Iterator[list[subp
     options = [f"--nnodes={len(HOSTS)}", "--nproc-per-node=1", f"--max-restarts={restarts}", "--rdzv-backend=c10d",
                f"--rdzv-endpoint={ADDRESSES[0]}:29417", "--rdzv-id=test"]  # fmt: skip
     agents = [
-        launched.torchrun(config, *options, f"--local-addr={address}", within=("ip", "netns", "exec", host), log=host,
+        launched.torchrun(config, *options, f"--local-addr={address}", f"--rdzv-conf=is_host={int(host == HOSTS[0])}",
+                          within=("ip", "netns", "exec", host), log=f"{host}.log",
                           resume=True, GLOO_SOCKET_IFNAME="cable", FORECAST_COLLECTIVE_SECONDS=str(patience))
         for host, address in zip(HOSTS, ADDRESSES, strict=True)
     ]  # fmt: skip
@@ -103,9 +104,9 @@ def test_a_host_is_cut_off_and_brought_back(
     """A cut shorter than ranks wait for each other only takes time; after a longer one torchrun starts them again."""
     config = long(tmp_path, archive)
     with training(config, patience, restarts) as agents:
-        launched.wait_for_update(config, 12)
+        launched.wait_for_update(config, 12, agents)
         cut(seconds)
         codes = [agent.wait(240) for agent in agents]
-    said = "".join((tmp_path / host).read_text() for host in HOSTS)
+    said = "".join((tmp_path / f"{host}.log").read_text() for host in HOSTS)
     assert codes == [0, 0], said[-3000:]
     assert ending(tmp_path / "training") == ending(undisturbed)
