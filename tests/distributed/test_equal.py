@@ -28,7 +28,8 @@ LONG = {
 }
 KINDS = ("compact:1x1x2", "dense:1x1x2", "harmonic:1x1x2", "edges:1x1x2", "dropout:1x1x2", "fields:1x2x1",
          "fields:1x1x2", "waves:2x1x1:sharded", "compact:2x1x1:sharded", "fuxi-few:2x1x1:sharded", "terms:1x1x2",
-         "terms-fuxi:1x1x2", "terms-fuxi:1x2x1", "terms-learnt:2x1x1:sharded", "terms-learnt:1x2x1:sharded")  # fmt: skip
+         "terms-fuxi:1x1x2", "terms-fuxi:1x2x1", "terms-learnt:2x1x1:sharded",
+         "terms-learnt:1x2x1:sharded")  # fmt: skip
 TECHNIQUES = ("gradients:2x1x1", "gradients:1x2x1", "gradients:1x1x2", "samples:2x1x1", "generations:2x1x1")
 
 Results = dict[str, Tensor]

@@ -12,7 +12,7 @@ from forecast.core.errors import ForecastError
 from forecast.core.sections import LossSection, TrainingSection
 from forecast.core.world import World, world
 from forecast.losses import registry
-from forecast.models.forecaster import Forecaster
+from forecast.models.forecaster import Forecaster, build
 from forecast.models.score import Score
 from forecast.training import parallelize
 from forecast.training.exchange import Move
@@ -129,6 +129,23 @@ def test_a_mesh_that_does_not_fit_is_refused(
 def test_what_can_not_be_divided_is_refused(mesh: dict[str, int], changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ForecastError, match=says):
         parallelize.divide(fuxi.fresh(**changes), section(), at(0, **mesh))
+
+
+@pytest.mark.parametrize(
+    ("term", "says"),
+    [
+        ({"loss": "attention_entropy", "of": "attention"}, "`attention_entropy` makes a pass of its own"),
+        ({"loss": "mixed_barlow_twins", "of": "latent"}, "ensemble 1 x grid 2 has a part: use the data axis alone"),
+    ],
+)
+def test_a_term_with_a_pass_of_its_own_is_refused_where_members_or_points_are_shared(
+    term: dict[str, Any], says: str
+) -> None:
+    loss = LossSection.model_validate({"terms": {"it": term}})
+    model = build(small.SMALL, small.fields(), loss)
+    assert parallelize.divide(model, section(), at(0)) == slice(0, 128)
+    with pytest.raises(ForecastError, match=says):
+        parallelize.divide(model, section(), at(0, grid=2))
 
 
 def test_members_of_prior_and_posterior_are_shared_evenly() -> None:
