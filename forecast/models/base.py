@@ -205,9 +205,7 @@ class Forecaster(nn.Module):
             scores = self.rescored(scores, taken)
         return self._sum(scores.mean(dim=(0, 1)), further) | _means(shown)
 
-    def _further(
-        self, steps: Sequence[Step], teachers: Mapping[str, Sequence[tuple[Terms, Step]]], last: bool
-    ) -> dict[str, Tensor]:
+    def _further(self, steps: Sequence[Step], teachers: Mapping[str, Any], last: bool) -> dict[str, Tensor]:
         """Value of each further term after a step of the rollout, the `last` or not."""
         found: dict[str, Tensor] = self.terms(steps, self.weights, self.network, teachers, last)
         return found
