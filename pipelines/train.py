@@ -35,26 +35,24 @@ def train(config: Config, resume: bool = False, until: int | None = None) -> Pat
     """
     checkpoints = Checkpoints(config.path("training"), config.training.keep)
     with joined(config.training) as mesh:
-        newest = mesh.told(checkpoints.find, resume or restarted())
-        _trainer(config, checkpoints, newest, mesh).run(until)
+        _trainer(config, checkpoints, mesh.told(checkpoints.find, resume or restarted()), mesh).run(until)
     return checkpoints.folder
 
 
 def _trainer(config: Config, checkpoints: Checkpoints, newest: Path | None, mesh: Mesh) -> Trainer:
     """That of a fresh forecaster, of one that goes on from the checkpoint `newest`, or from another run's weights."""
-    stores, share = config.store, config.training.analysis_share
+    data, stores, section = config.data, config.store, config.training
     truth = Store.open(config.path(stores.path))
-    analysis = Store.open(config.path(stores.analysis)) if stores.analysis and share else None
+    analysis = Store.open(config.path(stores.analysis)) if stores.analysis and section.analysis_share else None
     model = forecaster(config, truth)
-    points = divide(model, config.training, mesh)
-    data = Dataset(config.data, config.data.train, truth, analysis, share, points)
-    held_out = Dataset(config.data, config.data.validation, truth, analysis, points=points)
-    validation = Validation(held_out, config.training, config.seed)
-    trainer = Trainer(config, model, data, validation, checkpoints, mesh)
+    points = divide(model, section, mesh)
+    validation = Validation(Dataset(data, data.validation, truth, analysis, points=points), section, config.seed)
+    windows = Dataset(data, data.train, truth, analysis, section.analysis_share, points)
+    trainer = Trainer(config, model, windows, validation, checkpoints, mesh)
     if newest is not None:
         trainer.resume(newest)
-    elif config.training.start_from is not None:
-        take_over(trainer.model, config.training.start_from)
+    elif section.start_from is not None:
+        take_over(trainer.model, section.start_from)
     return trainer
 
 
@@ -71,10 +69,7 @@ def fields(data: DataSection, store: Store) -> Fields:
     places = store.position(predicted)
     statistics = [{kind: float(x[v]) for kind, x in columns.items() if np.isfinite(x[v])} for v in places]
     return Fields(
-        prognostic=data.prognostic,
-        diagnostic=data.diagnostic,
-        static=data.static,
-        forcings=data.forcings,
+        **{name: getattr(data, name) for name in ("prognostic", "diagnostic", "static", "forcings")},
         **{name: getattr(store.grid, name) for name in ("latitudes", "longitudes", "areas")},
         statistics=dict(zip(predicted, statistics, strict=True)),
         normalisation=data.normalisation,
