@@ -2,6 +2,7 @@
 
     python scripts/bench_store.py                  # 60 variables x 40,320 points (O96)
     python scripts/bench_store.py 25x5248 [CHUNKS...]  # VARIABLESxPOINTS, chunks as VARIABLESxPOINTS
+    python scripts/bench_store.py --real FILES...  # codecs alone, on states of GRIB or NetCDF files
 
 CPU milliseconds a date from the page cache, best of 3 rounds, one thread: writing; reading a whole state as training
 takes it (variable last), an eighth of the grid, one variable (verification), and a whole state through zarr-python.
@@ -20,9 +21,11 @@ import numpy as np
 import zarr
 
 from forecast.core import variables
+from forecast.core.archive_sections import FileSource
 from forecast.core.store import Store
 from forecast.data.layout import Layout
 from forecast.data.slabs import round_bits
+from forecast.data.sources import open_source
 from forecast.data.writer import StoreWriter
 
 HEADER = f"{'chunk':>12}{'kB':>7}{'write':>8}{'whole':>8}{'eighth':>8}{'one':>8}{'zarr':>8}{'size':>7}"
@@ -87,6 +90,31 @@ def row(folder: Path, values: np.ndarray, rows: int | None, points: int | None, 
             + "".join(f"{t:>8.3f}" for t in times) + f"{size:>7.1%}")  # fmt: skip
 
 
+def real(file: Path) -> None:
+    """Codecs on the states of a file, members one after another: MB of float32 a CPU second, size, largest errors."""
+    section = FileSource(kind="netcdf" if file.suffix == ".nc" else "grib", paths=(str(file),))
+    source = open_source(section)
+    found = source.read(source.contents.dates[:40]).swapaxes(1, 2)
+    values = found.reshape(-1, *found.shape[2:])[np.isfinite(found).all(axis=(2, 3)).ravel()][:80]
+    spread, size = values.std(axis=(0, 2), dtype=np.float64)[:, None], values[0].nbytes / 1e6
+    print(f"\n{file.name}: {len(values)} states of {values.shape[1]} x {values.shape[2]:,}\n"
+          f"{'codec':<28}{'write':>7}{'read':>7}{'size':>8}{'relative error':>16}{'of the spread':>15}")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for k, codec in enumerate(CODECS):
+            rounded = round_bits(values, codec["keep"]) if "keep" in codec else values
+            storage = {key: value for key, value in codec.items() if key != "keep"}
+            made = [write(Path(folder) / f"{k}{n}", rounded, None, None, **storage) for n in range(3)]
+            store, turned = made[0][0], np.empty(values.shape[:0:-1], np.float32)
+            whole = store.select()
+            read = best(lambda t, s=store, w=whole, o=turned: s.fill(t, w, o.T), len(values))  # type: ignore[misc]
+            stored = sum(f.stat().st_size for f in (store.path / "data").rglob("*") if f.is_file()) / values.nbytes
+            error = np.abs(rounded - values)
+            relative = (error[values != 0] / np.abs(values[values != 0])).max()
+            name = " ".join(f"{key} {value}" for key, value in codec.items())
+            print(f"{name:<28}{size / min(w for _, w in made) * 1e3:>7.0f}{size / read * 1e3:>7.0f}{stored:>8.1%}"
+                  f"{relative:>16.1e}{(error / spread).max():>15.1e}", flush=True)  # fmt: skip
+
+
 def main(shape: str, chunks: list[str]) -> None:
     """Print the tables."""
     v, g = map(int, shape.split("x"))
@@ -110,4 +138,8 @@ def main(shape: str, chunks: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "60x40320", sys.argv[2:])
+    if sys.argv[1:2] == ["--real"]:
+        for name in sys.argv[2:]:
+            real(Path(name))
+    else:
+        main(sys.argv[1] if len(sys.argv) > 1 else "60x40320", sys.argv[2:])
