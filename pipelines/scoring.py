@@ -54,9 +54,17 @@ class Scoring:
 
 def like_config(scoring: Scoring | None, config: Config) -> dict[str, Any]:
     """Arguments of `ensemble.generate`: scores as `forecast verify` on the config would."""
+    return scoring.of(section_of(config)).options if scoring else {}
+
+
+def section_of(config: Config) -> VerificationSection:
+    """How a config verifies: its climatology is the training period's, and gaps are skipped where variables have some
+    by nature (data.masked), unless it says otherwise."""
     section = config.verification
-    period = section.climatology or config.data.train
-    return scoring.of(section.model_copy(update={"climatology": period})).options if scoring else {}
+    said = "nan" in section.model_fields_set or not config.data.masked
+    return section.model_copy(
+        update={"climatology": section.climatology or config.data.train, "nan": section.nan if said else "skip"}
+    )
 
 
 def like_settings(scoring: Scoring | None, settings: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from forecast.report.page import write_report
 from forecast.verification.checks import skill_checks, write_checks
 from forecast.verification.results import Scores
 from forecast.verification.score import score
-from pipelines.scoring import options
+from pipelines.scoring import options, section_of
 
 
 def verify(config: Config) -> tuple[Scores, Path]:
@@ -24,14 +24,14 @@ def verify(config: Config) -> tuple[Scores, Path]:
     Raises:
         ForecastError: stores that are not there, or that have nothing in common.
     """
-    section = config.verification
+    section = section_of(config)
     scores = score(
         {"learnt": config.path(config.forecast.out)}
         | {kind: config.path(path) for kind, path in config.forecast.physics.items()},
         config.path(config.store.path),
         config.path(section.out),
         analysis=config.path(config.store.analysis) if config.store.analysis else None,
-        **options(section) | {"climatology": section.climatology or config.data.train},
+        **options(section),
         seed=config.seed,
         title=config.title or config.name,
     )

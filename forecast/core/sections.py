@@ -272,7 +272,9 @@ class VerificationSection(Section):
     seasons: bool = Field(False, description="also average over the starts of each season")
     spans: tuple[str, ...] = Field((), description="spans of lead time to average over, as `week 1=1d..7d`")
     draws: int = Field(1000, ge=0, description="resampled series behind bands and p-values; 0: no significance")
-    nan: Literal["propagate", "skip"] = Field("propagate", description="what a missing value of the truth does")
+    nan: Literal["propagate", "skip"] = Field(
+        "propagate", description="what a missing value of the truth does; skip if absent and `data.masked` names any"
+    )
     grid: Literal["truth", "1.5", "same"] = Field(
         "truth", description="grid to score on: the truth's, 1.5 degrees, or refuse grids that differ"
     )

@@ -52,6 +52,9 @@ def _of_store(store: Store) -> Group:
     facts.add_row("chunks", f"{_shape(data.chunks)} (date, variable, member, point)")
     facts.add_row("shards", _shape(data.shards) if data.shards else "none")
     facts.add_row("size", _size(store.path, t * v * members * g * 4))
+    if "verified_by" in store.attrs:
+        by = store.attrs["verified_by"]
+        facts.add_row("source", f"verified by {by}" if by else "not verified by checksums")
     first, last = (store.attrs.get(f"statistics_{end}_date") for end in ("start", "end"))
     facts.add_row("statistics", f"of {first} to {last}" if first else "period unstated")
     return Group(facts, _variables(store))

@@ -17,7 +17,7 @@ PARTS = 8
 """Pieces of the grid, each of which a rank can read alone."""
 CHUNK_BYTES = 256 << 10
 """Variables share a chunk up to this size."""
-INCIDENTAL = ("title", "made_by")
+INCIDENTAL = ("title", "made_by", "verified_by")
 """Attributes that may change without the store being another one."""
 
 
@@ -71,6 +71,11 @@ class Layout:
     def shape(self) -> tuple[int, int, int, int]:
         """(T, V, members, G)."""
         return len(self.dates), len(self.variables), self.members, len(self.latitudes)
+
+    @property
+    def columns(self) -> int:
+        """Points of a row of a rectilinear grid; all of them on others."""
+        return self.field_shape[1] if len(self.field_shape) == 2 else len(self.latitudes)
 
     @property
     def slabs(self) -> list[slice]:

@@ -126,4 +126,5 @@ def announce(path: Path) -> str:
 
 def provenance(config: Config, source: dict[str, Any]) -> dict[str, Any]:
     """Attributes that say where a store comes from."""
-    return {"title": config.title or config.name, "made_by": f"forecast {__version__}", "source": source}
+    about = {"title": config.title or config.name, "made_by": f"forecast {__version__}", "source": source}
+    return about | ({"verified_by": config.source.checksums} if isinstance(config.source, FileSource) else {})

@@ -19,7 +19,7 @@ from forecast.core.archive_sections import ArchiveSource, StoreSection
 from forecast.core.errors import ForecastError
 from forecast.core.progress import bar
 from forecast.core.times import format_time
-from forecast.data import climatology, plausible
+from forecast.data import climatology, outliers, plausible
 from forecast.data.slabs import DiskError, SlabWriter
 from forecast.data.sources import Source
 
@@ -74,6 +74,7 @@ class SlabTask:
         try:
             if not self.accept_all:
                 plausible.check(layout.variables, layout.dates[where], states)
+                outliers.check(layout.variables, layout.dates[where], states, layout.columns)
             self.slabs.write(item, states, self.stamps[item])
         except DiskError:
             raise

@@ -85,6 +85,7 @@ class LearntSystem:
         static = static_fields(analysis, self.fields.static)
         forcings = Forcings(self.fields.forcings, self.fields.latitudes, self.fields.longitudes, static)
         self._calls = Calls(self.model, forcings)
+        self._gaps = known_gaps(analysis, self.fields)
         self.block = self._calls.size
 
     def perturb(self, perturbations: Perturbations | None) -> None:
@@ -139,14 +140,17 @@ class LearntSystem:
         unknown = np.full((len(initial), len(self._events), initial.shape[-1]), np.nan, np.float32)
         first = np.concatenate([initial[:, -1], unknown], axis=1)
         for step, fields in enumerate(chain([first], map(_to_numpy, states))):
-            known = np.isfinite(fields if step else initial[:, -1]).all(axis=2)
+            predicted = fields[:, : len(self._gaps)]
+            known = (np.isfinite(predicted) | (np.isnan(predicted) & self._gaps)).all(axis=2)
+            if step:
+                known = np.concatenate([known, np.isfinite(fields[:, len(self._gaps) :]).all(axis=2)], axis=1)
             if not known.all():
                 member, variable = np.argwhere(~known)[0]
                 raise ForecastError(
                     f"`{self.variables[variable]}` of member {members[member]} from {format_time(start)} is not finite "
-                    f"after {step} steps: "
-                    + ("train on longer rollouts" if step else "the analysis has missing values")
-                )
+                    f"after {step} steps: " + ("train on longer rollouts" if step else "the analysis has missing "
+                    "values that its first state has not, or that data.masked does not name")
+                )  # fmt: skip
             yield fields
 
     def advance(self, window: np.ndarray, date: np.datetime64) -> np.ndarray:
@@ -173,6 +177,15 @@ class LearntSystem:
         own = input_dates(start, self.step, self.fields.input_steps)
         further = self.perturbations.needs(start) if self.perturbations else own[:0]
         return np.unique(np.concatenate([own, further]))[::-1]
+
+
+def known_gaps(analysis: Store, fields: Fields) -> np.ndarray:
+    """(V, G) bool: where masked variables have no values (sst over land), which is so from the first state on."""
+    gaps = np.zeros((len(fields.variables), fields.grid_size), bool)
+    if fields.masked:
+        first = analysis.read(int(np.flatnonzero(~analysis.missing)[0]), fields.masked)[0]
+        gaps[[fields.variables.index(name) for name in fields.masked]] = np.isnan(first)
+    return gaps
 
 
 def fingerprint(store: Store) -> str:

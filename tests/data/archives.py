@@ -51,6 +51,19 @@ def field(*where: int, offset: float = 0.0) -> np.ndarray:
     return (offset + rng.standard_normal((3, 4))).astype(np.float32)
 
 
+def weather(latitudes: np.ndarray, longitudes: np.ndarray, date: int, seed: int) -> np.ndarray:
+    """(G,) values as smooth as temperature: warm at the equator, waves that travel east, finer ones weaker."""
+    rng = np.random.default_rng(seed)
+    south, east = np.radians(90.0 - latitudes), np.radians(longitudes)
+    values = 285.0 - 30.0 * np.cos(south) ** 2
+    for k in range(1, 9):
+        for n in range(1, 7):
+            phase, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.1)
+            size = 20.0 * rng.standard_normal() / (k * k + n * n) ** 1.25
+            values += size * np.sin(n * south) ** 2 * np.sin(south) * np.cos(k * (east - speed * date) + phase)
+    return np.asarray(values)
+
+
 def netcdf(path: Path, variables: Mapping[str, tuple[str, ...]] | None = None, dates: np.ndarray = DATES,
            units: Mapping[str, str] | None = None, **options: Any) -> xr.Dataset:  # fmt: skip
     """A file of the old CDS kind, (time, latitude, longitude), and what it holds."""

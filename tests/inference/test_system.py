@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from forecast.core import config as configs
 from forecast.core import seeding
 from forecast.core.errors import ForecastError
 from forecast.core.forecasts import Forecasts
@@ -232,3 +233,27 @@ def test_noise_keys_do_not_collide() -> None:
     starts = parse_starts(["2001-03-01T00..2001-03-04T00/24h"])
     keys = [key for start in starts for step in range(100) for key in noise_keys(1, start, range(100), step)]
     assert len(keys) == 40_000 == len(set(keys))
+
+
+def test_gaps_by_nature_stay_and_others_are_refused(folder, tmp_path, monkeypatch) -> None:
+    gaps = {START + np.timedelta64(12, "h"): slice(0, 1)}
+    read = Store.read
+
+    def with_gaps(store, times, names=None, *rest):
+        out, names = read(store, times, names, *rest), list(names or store.variables)
+        for k, date in enumerate(np.atleast_1d(store.dates[times])):
+            for points in (slice(1, None, 3), gaps.get(date, slice(0))):
+                out[k, [name == "t_850" for name in names], points] = np.nan
+        return out
+
+    monkeypatch.setattr(Store, "read", with_gaps)
+    config = configs.parse(tiny.raw(folder), "tiny", ("data.masked=[t_850]",))
+    learnt.checkpoint(tmp_path / "masked", config, Store.open(folder / "analysis.zarr"))
+    made = LearntSystem(tmp_path / "masked", Store.open(folder / "analysis.zarr"), device="cpu")
+    fields = states(made, [0, 1])
+    assert np.isnan(fields[:, :, 1, 1::3]).all() and np.isfinite(np.delete(fields, np.s_[1::3], axis=3)).all()
+    assert np.isfinite(fields[:, :, 0]).all()
+    with pytest.raises(ForecastError, match="`t_850` of member 0 .* values that its first state has not"):
+        states(made, [0], start=START + np.timedelta64(12, "h"))
+    with pytest.raises(ForecastError, match="values that its first state has not, or that data.masked does not name"):
+        states(system(folder), [0])
