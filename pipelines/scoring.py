@@ -58,13 +58,10 @@ def like_config(scoring: Scoring | None, config: Config) -> dict[str, Any]:
 
 
 def section_of(config: Config) -> VerificationSection:
-    """How a config verifies: its climatology is the training period's, and gaps are skipped where variables have some
-    by nature (data.masked), unless it says otherwise."""
+    """How a config verifies: with the training period's climatology and without gaps by nature, unless it says so."""
     section = config.verification
-    said = "nan" in section.model_fields_set or not config.data.masked
-    return section.model_copy(
-        update={"climatology": section.climatology or config.data.train, "nan": section.nan if said else "skip"}
-    )
+    nan = "skip" if config.data.masked and "nan" not in section.model_fields_set else section.nan
+    return section.model_copy(update={"climatology": section.climatology or config.data.train, "nan": nan})
 
 
 def like_settings(scoring: Scoring | None, settings: Sequence[str]) -> dict[str, Any]:
