@@ -197,4 +197,4 @@ def _prominence(
     ):
         if there:
             slope = max(slope, abs(x[near] - x[far]))
-    return top, float(at), slope
+    return float(top), float(at), float(slope)
