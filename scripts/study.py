@@ -75,7 +75,7 @@ STUDIES: dict[str, dict[str, Side]] = {
         "from analyses": Side("planet_aifs", ("training.analysis_share=1", "forecast.perturbation=none")),
     },
 }
-SHARES = (0.75, 0.2, 0.05)
+SHARES = {"fuxi": (0.8, 0.18, 0.02), "aifs": (0.75, 0.2, 0.05)}
 """of the budget, for one member, for several, for rollouts"""
 PROBE = (12, 8, 4)
 """updates of each stage that are timed"""
@@ -107,7 +107,7 @@ def stages(side: str, out: Path, options: argparse.Namespace) -> list[dict[str, 
         plain = [stage | STUDIES[options.study][side].stages for stage in plain]
         each = [1.0] * len(plain) if options.updates else seconds(side, plain, out, options)
         budget = options.updates or 60 * options.minutes
-        for stage, share, cost in zip(plain, SHARES, each, strict=True):
+        for stage, share, cost in zip(plain, SHARES[options.study], each, strict=True):
             stage["updates"] = max(10, round(budget * share / cost))
             stage["warmup"] = min(stage["warmup"], stage["updates"] // 4)
         known[side] = plain

@@ -281,3 +281,15 @@ def test_mistakes_are_told():
     ):
         with pytest.raises(ValueError, match=message):
             section(**changes)
+
+
+def test_losses_of_one_view_of_the_latent_need_one_member():
+    """So that a stage of one member may come first."""
+    data = batch(fields())
+    alone, pair = (
+        fresh(LossSection.model_validate({"terms": {"latent": {"loss": name, "of": "latent"}}}))
+        for name in ("covariance", "barlow_twins")
+    )
+    assert alone.training_loss(data, 1, data.keys)["terms/latent"] > 0
+    with pytest.raises(ForecastError, match="two views of the latent need two members"):
+        pair.training_loss(data, 1, data.keys)
