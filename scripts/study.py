@@ -138,7 +138,7 @@ def run(side: str, out: Path, options: argparse.Namespace) -> None:
     curriculum = stages(side, out, options)
     more: tuple[str, ...] = ()
     if STUDIES[options.study][side].config == "planet_fuxi":
-        begun = learn(out / "one member", side, curriculum[:1], out, options)
+        begun = learn(out / "one member", "FuXi-ENS", curriculum[:1], out, options)
         more = f"model.divergence.warmup={curriculum[1]['updates'] // 4}", f"training.start_from={begun / 'latest'}"
         curriculum = curriculum[1:]
     learn(out / side, side, curriculum, out, options, *more)
