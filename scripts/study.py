@@ -168,6 +168,7 @@ def verify(out: Path, options: argparse.Namespace) -> Scores:
         forecasts, first.path(first.store.path), out / "scores", title="Ways to train, the same budget for each",
         analysis=first.path(str(first.store.analysis)), climatology=first.data.train,
         window=first.verification.climatology_window, leads=first.verification.leads, seed=first.seed,
+        scores=("fair_crps", "spread_skill"), regions=("globe",),
     )  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     """One table in Markdown."""
     heads = ["forecast", "updates", *(f"{h} h" for h in HOURS), *(f"gap {h} h" for h in GAP), "beats imperfect",
              "spread-skill", "KL / dim", "active", "CRPS, z of P", "CRPS, z of Q"]  # fmt: skip
-    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows: list[list[str]] = [heads]
     for label, f in found.items():
         cells = [label, f"{f['updates']:,}" if "updates" in f else ""]
         cells += [f"{f['crps'][str(h)]:.1f}" if str(h) in f["crps"] else "" for h in HOURS]
@@ -227,14 +228,17 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         cells.append("{:.2f}-{:.2f}".format(*f["spread_skill"]) if "spread_skill" in f else "")
         for key, form in (("kl", ".2g"), ("active", ".0%"), ("crps_prior", ".4f"), ("crps_posterior", ".4f")):
             cells.append(format(f[key], form) if f.get(key) is not None else "")
-        rows.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
+    used = [i for i in range(len(heads)) if any(row[i] for row in rows[1:])]
+    lines = ["| " + " | ".join(row[i] for i in used) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(used))
     note = (
         "Fair CRPS in % of climatology's, mean over variables (less is better); share of the gap from climatology "
         "to the perfect model that is closed; share of variables and leads to 240 h better than the imperfect "
         "model; least and greatest spread-skill ratio to 240 h, mean over variables; at the last validation KL "
         "in nats per latent dimension, dimensions above 0.01 nats, one-step CRPS with z of prior and posterior."
     )
-    return "\n".join(["# Ways to train, the same budget for each", "", *rows, "", note, ""])
+    return "\n".join(["# Ways to train, the same budget for each", "", *lines, "", note, ""])
 
 
 def picture(found: dict[str, dict[str, Any]], path: Path) -> None:
