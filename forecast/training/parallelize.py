@@ -54,6 +54,8 @@ def divide(model: Forecaster, section: TrainingSection, mesh: Mesh) -> slice:
     """
     if mesh.ensemble.size * mesh.grid.size == 1:
         return slice(0, model.fields.grid_size)
+    if section.compile and mesh.grid.size > 1:
+        raise ForecastError("training.compile does not work with a grid axis, whose exchanges it can't see: set it off")
     terms = None
     if model.loss.terms:
         terms = WholeTerms(model.terms, model.score, f"ensemble {mesh.ensemble.size} x grid {mesh.grid.size}")

@@ -60,7 +60,6 @@ CASES["gradients"] = {"model": GRAPH, "training": {**FEW, "techniques": GRADIENT
 CASES["samples"] = {"model": GRAPH, "training": {**FEW, "techniques": SAMPLES}}
 CASES["generations"] = {"model": GRAPH, "training": {**FEW, "techniques": [{"name": "generations", "every": 1}]}}
 CASES["plain"] = {"model": GRAPH, "training": FEW}
-CASES["compiled"] = {"model": GRAPH, "training": {**FEW, "compile": True}}
 CASES["muon"] = {"model": GRAPH, "training": {**FEW, "optimizer": "muon"}}
 TERMS = {
     "energy": {"loss": "energy_score", "of": "members"},

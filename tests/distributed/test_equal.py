@@ -97,14 +97,6 @@ def test_twenty_updates_on_every_mesh_equal_one_process(processes: int, archive:
 
 
 @pytest.mark.slow
-def test_a_compiled_network_with_a_grid_axis_learns_the_same(archive: Path, tmp_path: Path) -> None:
-    (found,) = made(2, ("compiled:1x1x2",), archive, tmp_path, double=False).values()
-    (expected,) = made(1, ("plain:1x1x1",), archive, tmp_path, double=False).values()
-    for name in ("term/loss", "term/gradient_norm", "score"):
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=0)
-
-
-@pytest.mark.slow
 def test_in_float32_a_mesh_is_as_far_from_one_process_as_rounding_drives_runs_apart(
     archive: Path, tmp_path: Path
 ) -> None:

@@ -131,6 +131,13 @@ def test_what_can_not_be_divided_is_refused(mesh: dict[str, int], changes: dict[
         parallelize.divide(fuxi.fresh(**changes), section(), at(0, **mesh))
 
 
+def test_compiling_is_refused_with_a_grid_axis_alone() -> None:
+    for compiled in (fuxi.fresh(), build(small.SMALL, small.fields(), LossSection())):
+        with pytest.raises(ForecastError, match="training.compile does not work with a grid axis"):
+            parallelize.divide(compiled, section(compile=True), at(0, grid=2))
+    assert parallelize.divide(fuxi.fresh(), section(compile=True), at(0, ensemble=2)) == slice(0, 128)
+
+
 @pytest.mark.parametrize(
     ("term", "says"),
     [
