@@ -9,34 +9,23 @@ reads, the number of steps, it runs a member with anemoi-inference's SimpleRunne
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
-import logging
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_step_peer import make_store, octahedral, overrides, save_graph
+from bench_step_peer import build, octahedral
 
 
 def checkpoint(folder: Path, case: dict[str, Any]) -> Path:
     """An inference checkpoint of a model that nobody trained."""
+    trainer = build(folder, case)
     import torch
-    from anemoi.training.train.train import AnemoiTrainer
     from anemoi.utils.checkpoints import save_metadata
-    from hydra import compose, initialize_config_module
 
-    predicted = case["variables"] - case["forcings"]
-    store = folder / f"{case['grid']}-{predicted}-{case['forcings']}.zarr"
-    make_store(store, case["grid"], predicted, case["forcings"])
-    with initialize_config_module(version_base=None, config_module="anemoi.training.config"):
-        config = compose("ensemble_crps", overrides=overrides(case, folder, store))
-    trainer = AnemoiTrainer(config)
-    save_graph(trainer.graph_data, folder / f"{case['name']}.npz")
     model = trainer.model.model.eval()
     path = folder / f"inference-{case['name']}.ckpt"
     metadata, model.metadata = dict(model.metadata), None
@@ -48,15 +37,6 @@ def checkpoint(folder: Path, case: dict[str, Any]) -> Path:
 def main() -> None:
     """Build, then roll out on demand."""
     folder, case = Path(sys.argv[1]), json.loads(sys.argv[2])
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    import torch
-
-    torch.set_num_threads(1)
-    library = torch.library.Library("torchvision", "FRAGMENT")  # its wheel does not fit a CPU build of torch
-    for operator in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     path = checkpoint(folder, case)
     from anemoi.inference.runners.simple import SimpleRunner
 

@@ -100,9 +100,8 @@ def save_graph(graph: Any, path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def main() -> None:
-    """Build, then step on demand."""
-    folder, case = Path(sys.argv[1]), json.loads(sys.argv[2])
+def build(folder: Path, case: dict[str, Any]) -> Any:
+    """anemoi-training's trainer of the case's ensemble model, on one thread; its graph goes to FOLDER/<case>.npz."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     import torch
@@ -112,6 +111,7 @@ def main() -> None:
     for operator in ("nms", "qnms"):
         with contextlib.suppress(RuntimeError):
             library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    build.kept = library  # type: ignore[attr-defined]  # what it defines goes with it
     from anemoi.training.train.train import AnemoiTrainer
     from hydra import compose, initialize_config_module
 
@@ -122,6 +122,15 @@ def main() -> None:
         config = compose("ensemble_crps", overrides=overrides(case, folder, store))
     trainer = AnemoiTrainer(config)
     save_graph(trainer.graph_data, folder / f"{case['name']}.npz")
+    return trainer
+
+
+def main() -> None:
+    """Build, then step on demand."""
+    folder, case = Path(sys.argv[1]), json.loads(sys.argv[2])
+    trainer = build(folder, case)
+    import torch
+
     model = trainer.model.train()
     points = trainer.graph_data["data"].num_nodes
     torch.manual_seed(0)

@@ -7,11 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Graphs and weights that tests make are kept with the tests' files."""
     os.environ["FORECAST_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny stores, truth and analysis, that no test changes."""
+    folder = tmp_path_factory.mktemp("archive")
+    tiny.stores(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests import tiny
-
 ROOT = Path(__file__).parents[2]
 QUICK = ("graph-few:1x1x2", "graph-few:1x2x1", "fuxi-few:1x1x2", "waves:1x1x2", "terms:1x2x1", "muon:2x1x1:sharded")
 LONG = {
@@ -33,13 +31,6 @@ KINDS = ("compact:1x1x2", "dense:1x1x2", "harmonic:1x1x2", "edges:1x1x2", "dropo
 TECHNIQUES = ("gradients:2x1x1", "gradients:1x2x1", "gradients:1x1x2", "samples:2x1x1", "generations:2x1x1")
 
 Results = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    tiny.stores(folder)
-    return folder
 
 
 def made(processes: int, cases: tuple[str, ...], archive: Path, out: Path, double: bool = True) -> dict[str, Results]:

@@ -28,13 +28,6 @@ TOLERANCE = 1e-11
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    tiny.stores(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def context() -> Any:
     return ranks.context()
 

@@ -32,13 +32,6 @@ def config_of(root: Path, archive: Path, **training):
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    tiny.stores(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def harmonic(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = config_of(tmp_path_factory.mktemp("run"), archive, stages=[{"updates": 2, "lr": 0.1}], validate_every=2)
     return train(config.model_copy(update={"model": section(**HARMONIC, last_step=0)}))

@@ -48,13 +48,6 @@ def hosts() -> Iterator[None]:
     forget()
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    tiny.stores(folder)
-    return folder
-
-
 def long(root: Path, archive: Path) -> Config:
     return tiny.config(root, archive, stages=[{"updates": 60, "lr": 1e-3}], checkpoint_every=10, validate_every=30)
 

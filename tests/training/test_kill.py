@@ -24,13 +24,6 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    tiny.stores(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def processes() -> Iterator[Any]:
     """Processes of one thread each, so that sums have one order; torch is imported once for all of them."""
     with pytest.MonkeyPatch.context() as patch:

@@ -35,13 +35,6 @@ PLAN = [(1, 1.5e-3, 0), (1, 3e-3, 0), (1, 3e-3, 0), (1, 3e-3, 0),
 """rollout and learning rate of each update, and since when the rollout is so long"""
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    tiny.stores(folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinks, "plot", lambda metrics, picture: None)

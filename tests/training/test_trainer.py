@@ -31,13 +31,6 @@ LAST = "update-00000024"
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    tiny.stores(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def whole(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run."""
     return train(tiny.config(tmp_path_factory.mktemp("whole"), archive))

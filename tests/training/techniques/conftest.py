@@ -1,4 +1,4 @@
-"""What the tests of techniques share: an archive, and a plain run on it."""
+"""What the tests of techniques share: a plain run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ import pytest
 
 from forecast.training import sinks
 from pipelines.train import train
-from tests import tiny
 from tests.training.techniques import bench
-
-
-@pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    tiny.stores(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
