@@ -92,6 +92,20 @@ def test_in_bfloat16_the_network_multiplies_and_the_loss_does_not(options):
     assert {p.grad.dtype for p in half.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["none", "layer"])
+def test_a_compiled_network_of_published_blocks_is_the_same(recompute):
+    data, found = batch(fields(), steps=2), []
+    for compiled in (False, True):
+        model = trained(fields(), activation_checkpointing=recompute, **FULL)
+        if compiled:
+            model.network.compile()
+        loss = model.training_loss(data, 2, data.keys)["loss"]
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(found[1], found[0], atol=2e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("processor", ["window", "graph"])
 def test_recomputing_a_layer_does_not_attend_again(processor, monkeypatch):
     """Loops over windows and edges run once for each part, forward; the rest runs twice, to the same gradients."""
