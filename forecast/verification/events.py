@@ -40,14 +40,14 @@ def _table(m: Matchup, areas: Areas) -> np.ndarray:
 
 def _tail(m: Matchup) -> np.ndarray:
     known = np.isnan(m.beyond[m.events])
-    return np.where(known, np.nan, m.sums.tail_absolute - m.sums.tail_half)
+    return np.where(known, np.nan, m.tail_crps)
 
 
 TABLE = Statistic("event_table", _table, ("event", "exceeding", "occurred"), over="areas", needs=NEEDS)
 BRIER = Statistic("brier", lambda m: _squared(m, m.events), EVENT, needs=NEEDS)
 FAIR_BRIER = Statistic("fair_brier", lambda m: _squared(m, m.events) - _surplus(m, m.events), EVENT, needs=NEEDS)
 EXCESS = Statistic("event_excess", lambda m: _probability(m, m.events) - m.occurred[m.events], EVENT, needs=NEEDS)
-TAIL_CRPS = Statistic("tail_crps", _tail, EVENT, needs=NEEDS)
+TAIL_CRPS = Statistic("tail_crps", _tail, EVENT, needs=("events", "tails"))
 RPS_SUM = Statistic("rps", lambda m: _squared(m, m.categories).sum(axis=0), needs=("categories",))
 FAIR_RPS_SUM = Statistic("fair_rps",
                          lambda m: (_squared(m, m.categories) - _surplus(m, m.categories)).sum(axis=0),

@@ -15,7 +15,7 @@ import numpy as np
 
 from forecast.core import threads
 
-BLOCK = 2048
+BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,48 +110,56 @@ def pair_weights(members: int) -> np.ndarray:
 def _numpy(x, y, t, signs, floats, counts, kept):  # type: ignore[no-untyped-def]
     weights, tails = pair_weights(len(x))[:, None], (len(floats) - 4) // 2
 
-    def block(at: slice) -> None:
+    def block(at: slice, spare: np.ndarray) -> None:
         errors = np.subtract(x[:, at].T, y[at, None], order="C")  # numpy sorts rows fastest
         errors.sort(axis=1)
-        errors = errors.T
+        wide = errors.T.astype(np.float64, order="C")
         if kept.size:
-            kept[:, at] = errors
-        wide = errors.astype(np.float64, order="C")
+            kept[:, at] = wide
         out, numbers = floats[:, at], counts[:, at]
-        _moments(wide, weights, out)
+        _moments(wide, weights, out, spare)
         lost = np.isnan(out[0])
-        numbers[0] = np.count_nonzero(errors < 0, axis=0)
-        numbers[1] = np.count_nonzero(errors == 0, axis=0)
+        numbers[0], numbers[1] = _count(wide < 0), _count(wide == 0)
         for k in range(len(t)):
             limit = t[k, at]
-            numbers[2 + k] = np.count_nonzero(signs[k] * x[:, at] > signs[k] * limit, axis=0)
+            numbers[2 + k] = _count(x[:, at] > limit if signs[k] > 0 else x[:, at] < limit)
             if k < tails:
                 gap = (limit - y[at]).astype(np.float64)
-                _tail(wide, gap, signs[k], weights, out[4 + k], out[4 + tails + k])
+                _tail(wide, gap, signs[k], weights, out[4 + k], out[4 + tails + k], spare)
         out[:, lost], numbers[:, lost] = np.nan, 0
         if kept.size:
             kept[:, at][:, lost] = np.nan
 
     def work(begin: int, end: int) -> None:
+        spare = np.empty((len(x), BLOCK))
         with np.errstate(invalid="ignore"):  # infinite members
             for first in range(begin, end, BLOCK):
-                block(slice(first, min(first + BLOCK, end)))
+                last = min(first + BLOCK, end)
+                block(slice(first, last), spare[:, : last - first])
 
     return work
 
 
-def _moments(errors: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+def _count(flags: np.ndarray) -> np.ndarray:
+    """How many of (M, n) flags are set at each point; in bytes where these hold M, which is fast."""
+    kind = np.uint8 if len(flags) < 256 else np.int32
+    return np.add.reduce(flags.view(np.uint8), axis=0, dtype=kind)
+
+
+def _moments(errors: np.ndarray, weights: np.ndarray, out: np.ndarray, spare: np.ndarray) -> None:
     m = len(errors)
     out[0] = np.add.reduce(errors, axis=0) / m
-    out[1] = np.add.reduce(np.abs(errors), axis=0) / m
-    out[2] = np.add.reduce(weights * errors, axis=0)
-    out[3] = np.add.reduce(np.square(errors - out[0]), axis=0) / max(m - 1, 1)
+    out[1] = np.add.reduce(np.abs(errors, out=spare), axis=0) / m
+    out[2] = np.add.reduce(np.multiply(weights, errors, out=spare), axis=0)
+    deviations = np.subtract(errors, out[0], out=spare)
+    out[3] = np.add.reduce(np.square(deviations, out=spare), axis=0) / max(m - 1, 1)
 
 
 def _tail(errors: np.ndarray, gap: np.ndarray, sign: float, weights: np.ndarray, absolute: np.ndarray,
-          half: np.ndarray) -> None:  # fmt: skip
+          half: np.ndarray, spare: np.ndarray) -> None:  # fmt: skip
     """Errors of values clipped at a limit that lies `gap` above the truth, relative to the clipped truth."""
     clip, truth = (np.maximum, np.maximum(gap, 0.0)) if sign > 0 else (np.minimum, np.minimum(gap, 0.0))
-    clipped = clip(errors, gap) - truth
-    absolute[:] = np.add.reduce(np.abs(clipped), axis=0) / len(errors)
+    clipped = clip(errors, gap, out=spare)
+    clipped -= truth
     half[:] = np.add.reduce(weights * clipped, axis=0)
+    absolute[:] = np.add.reduce(np.abs(clipped, out=clipped), axis=0) / len(errors)

@@ -3,6 +3,10 @@
 A comparator takes the smaller and the larger of two rows of 128 points, which is two vector instructions for each
 eight or sixteen of them; nothing is transposed and no branch depends on data. The network is Batcher's odd-even
 merge sort (1968). Beyond 80 members numpy's own sort is faster and takes its place.
+
+Eight such blocks are loaded at once, because memory gives rows of 4 KB several times as fast as rows of 512 bytes.
+A block is flat, row behind row: numba makes vector instructions of loops over one array at several fixed distances,
+not of loops over several arrays.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from forecast.core.compiled import compiled
 from forecast.verification import fused
 
 LANES = 128
+BLOCKS = 8
+SPAN = BLOCKS * LANES
+FOUR = 4
 LARGEST_NETWORK = 80
 
 
@@ -44,68 +51,58 @@ def work(
     m = len(x)
     weights = fused.pair_weights(m)
     pairs = network(m) if m <= LARGEST_NETWORK else np.empty((0, 2), np.int64)
-    nothing = np.empty((0, 0), x.dtype)
+    if m <= LARGEST_NETWORK:
+        return lambda begin, end: _pass(x, y, x, y, 0, t, signs, weights, pairs, floats, counts, kept, begin, end)
 
     def points(begin: int, end: int) -> None:
-        if m <= LARGEST_NETWORK:
-            _pass(x, y, nothing, t, signs, weights, pairs, floats, counts, kept, begin, end, 0)
-            return
         for first in range(begin, end, fused.BLOCK):
             last = min(first + fused.BLOCK, end)
             errors = np.subtract(x[:, first:last].T, y[first:last, None], order="C")
             errors.sort(axis=1)
-            ready = np.ascontiguousarray(errors.T)
-            _pass(x, y, ready, t, signs, weights, pairs, floats, counts, kept, first, last, first)
+            ready, nought = np.ascontiguousarray(errors.T), np.zeros(last - first, x.dtype)
+            _pass(x, y, ready, nought, first, t, signs, weights, pairs, floats, counts, kept, first, last)
 
     return points
 
 
 @compiled
-def _pass(x, y, ready, t, signs, weights, pairs, floats, counts, kept, begin, end, first):  # type: ignore[no-untyped-def]
-    m, tails = x.shape[0], (floats.shape[0] - 4) // 2
-    s = np.zeros((m, LANES), x.dtype)
-    for at in range(begin, end, LANES):
-        to = min(at + LANES, end)
-        truth, out, numbers = y[at:to], floats[:, at:to], counts[:, at:to]
-        if ready.size:
-            _copy(ready[:, at - first : to - first], s)
-        else:
-            _load(x[:, at:to], truth, s)
-            _sort(s, pairs)
-        _moments(s, weights, out, numbers)
+def _pass(  # type: ignore[no-untyped-def]
+    x, y, source, origin, shift, t, signs, weights, pairs, floats, counts, kept, begin, end
+):
+    """Errors are source - origin: x - y, or those sorted and 0; both begin at point `shift`."""
+    tails = (floats.shape[0] - 4) // 2
+    blocks = np.zeros((BLOCKS, x.shape[0] * LANES), x.dtype)
+    for first in range(begin, end, SPAN):
+        last = min(first + SPAN, end)
+        _load(source, origin, first - shift, last - shift, blocks)
         for i in range(t.shape[0]):
-            limit = t[i, at:to]
-            _beyond(x[:, at:to], limit, signs[i], numbers[2 + i])
-            if i < tails:
-                _tail(s, truth, limit, signs[i], weights, out[4 + i], out[4 + tails + i])
-        _lose(out, numbers)
-        if kept.size:
-            _keep(s, out[0], kept[:, at:to])
-
-
-# numba turns inner loops into vector instructions where each row is an array of its own with an index from 0
-
-
-@compiled(kept=False)
-def _copy(ready, s):  # type: ignore[no-untyped-def]
-    for i in range(s.shape[0]):
-        source, row = ready[i], s[i]
-        for j in range(source.size):
-            row[j] = source[j]
+            _beyond(x, t[i], signs[i], counts[2 + i], first, last)
+        for at in range(first, last, LANES):
+            to, s = min(at + LANES, last), blocks[(at - first) // LANES]
+            out, numbers = floats[:, at:to], counts[:, at:to]
+            _sort(s, pairs)
+            _moments(s, weights, out, numbers)
+            for i in range(tails):
+                _tail(s, y[at:to], t[i, at:to], signs[i], weights, out[4 + i], out[4 + tails + i])
+            _lose(out, numbers)
+            if kept.size:
+                _keep(s, out[0], kept[:, at:to])
 
 
 @compiled(kept=False)
-def _load(x, truth, s):  # type: ignore[no-untyped-def]
-    for i in range(s.shape[0]):
-        member, row = x[i], s[i]
-        for j in range(truth.size):
-            row[j] = member[j] - truth[j]
+def _load(source, origin, begin, end, blocks):  # type: ignore[no-untyped-def]
+    for i in range(source.shape[0]):
+        for at in range(begin, end, LANES):
+            member, truth = source[i, at : min(at + LANES, end)], origin[at : min(at + LANES, end)]
+            row = blocks[(at - begin) // LANES, i * LANES : (i + 1) * LANES]
+            for j in range(truth.size):
+                row[j] = member[j] - truth[j]
 
 
 @compiled(kept=False)
 def _sort(s, pairs):  # type: ignore[no-untyped-def]
     for p in range(pairs.shape[0]):
-        low, high = s[pairs[p, 0]], s[pairs[p, 1]]
+        low, high = s[pairs[p, 0] * LANES :][:LANES], s[pairs[p, 1] * LANES :][:LANES]
         for j in range(LANES):
             a, b = low[j], high[j]
             low[j] = a if a < b else b  # a NaN stays in one of the two, so that the sum finds it
@@ -114,50 +111,81 @@ def _sort(s, pairs):  # type: ignore[no-untyped-def]
 
 @compiled(kept=False)
 def _moments(s, weights, out, numbers):  # type: ignore[no-untyped-def]
-    m, n = s.shape[0], out.shape[1]
-    mean, absolute, half, square = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
-    below, equal = np.zeros(LANES, np.int32), np.zeros(LANES, np.int32)
-    for i in range(m):
-        row, w = s[i], weights[i]
-        for j in range(LANES):
-            e = np.float64(row[j])
-            mean[j] += e
-            absolute[j] += abs(e)
-            half[j] += w * e
-        for j in range(LANES):
-            below[j] += np.int32(row[j] < 0)
-            equal[j] += np.int32(row[j] == 0)
+    m, n = weights.size, out.shape[1]
+    sums, square, count = np.zeros(3 * LANES), np.zeros(LANES), np.zeros(2 * LANES, np.int32)
+    for i in range(0, m - m % FOUR, FOUR):
+        _add_four(s[i * LANES :], weights[i:], sums, count)
+    for i in range(m - m % FOUR, m):
+        _add_one(s[i * LANES :], weights[i], sums, count)
     for j in range(LANES):
-        mean[j] /= m
-    for i in range(m):
-        row = s[i]
+        sums[j] /= m
+    for i in range(0, m - m % FOUR, FOUR):
+        _square_four(s[i * LANES :], sums, square)
+    for i in range(m - m % FOUR, m):
         for j in range(LANES):
-            d = np.float64(row[j]) - mean[j]
+            d = np.float64(s[i * LANES + j]) - sums[j]
             square[j] += d * d
     for j in range(n):
-        out[0, j], out[1, j] = mean[j], absolute[j] / m
-        out[2, j], out[3, j] = half[j], square[j] / max(m - 1, 1)
-        numbers[0, j], numbers[1, j] = below[j], equal[j]
+        out[0, j], out[1, j] = sums[j], sums[LANES + j] / m
+        out[2, j], out[3, j] = sums[2 * LANES + j], square[j] / max(m - 1, 1)
+        numbers[0, j], numbers[1, j] = count[j], count[LANES + j]
 
 
 @compiled(kept=False)
-def _beyond(x, limit, sign, count):  # type: ignore[no-untyped-def]
+def _add_four(s, w, sums, count):  # type: ignore[no-untyped-def]
+    """Four rows at once, in order: sums go through memory a quarter as often."""
+    u, v, p, q = w[0], w[1], w[2], w[3]
+    for j in range(LANES):
+        a, b = np.float64(s[j]), np.float64(s[LANES + j])
+        c, d = np.float64(s[2 * LANES + j]), np.float64(s[3 * LANES + j])
+        sums[j] = sums[j] + a + b + c + d
+        sums[LANES + j] = sums[LANES + j] + abs(a) + abs(b) + abs(c) + abs(d)
+        sums[2 * LANES + j] = sums[2 * LANES + j] + u * a + v * b + p * c + q * d
+    for j in range(LANES):
+        a, b, c, d = s[j], s[LANES + j], s[2 * LANES + j], s[3 * LANES + j]
+        count[j] += np.int32(a < 0) + np.int32(b < 0) + np.int32(c < 0) + np.int32(d < 0)
+        count[LANES + j] += np.int32(a == 0) + np.int32(b == 0) + np.int32(c == 0) + np.int32(d == 0)
+
+
+@compiled(kept=False)
+def _add_one(s, w, sums, count):  # type: ignore[no-untyped-def]
+    for j in range(LANES):
+        e = np.float64(s[j])
+        sums[j] += e
+        sums[LANES + j] += abs(e)
+        sums[2 * LANES + j] += w * e
+    for j in range(LANES):
+        count[j] += np.int32(s[j] < 0)
+        count[LANES + j] += np.int32(s[j] == 0)
+
+
+@compiled(kept=False)
+def _square_four(s, mean, square):  # type: ignore[no-untyped-def]
+    for j in range(LANES):
+        a, b = np.float64(s[j]) - mean[j], np.float64(s[LANES + j]) - mean[j]
+        c, d = np.float64(s[2 * LANES + j]) - mean[j], np.float64(s[3 * LANES + j]) - mean[j]
+        square[j] = square[j] + a * a + b * b + c * c + d * d
+
+
+@compiled(kept=False)
+def _beyond(x, limits, sign, counts, begin, end):  # type: ignore[no-untyped-def]
+    limit, count = sign * limits[begin:end], counts[begin:end]
     for i in range(x.shape[0]):
-        member = x[i]
+        member = x[i, begin:end]
         for j in range(limit.size):
-            count[j] += np.int32(sign * member[j] > sign * limit[j])
+            count[j] += np.int32(sign * member[j] > limit[j])
 
 
 @compiled(kept=False)
 def _tail(s, y, limit, sign, weights, absolute, half):  # type: ignore[no-untyped-def]
-    m, n = s.shape[0], limit.size
+    m, n = weights.size, limit.size
     gap, truth = np.zeros(LANES), np.zeros(LANES)
     total, pairs = np.zeros(LANES), np.zeros(LANES)
     for j in range(n):
         gap[j] = np.float64(limit[j] - y[j])
         truth[j] = max(gap[j], 0.0) if sign > 0 else min(gap[j], 0.0)
     for i in range(m):
-        row, w = s[i], weights[i]
+        row, w = s[i * LANES : (i + 1) * LANES], weights[i]
         if sign > 0:
             for j in range(LANES):
                 e = np.float64(row[j])
@@ -185,7 +213,7 @@ def _lose(out, numbers):  # type: ignore[no-untyped-def]
 
 @compiled(kept=False)
 def _keep(s, mean, kept):  # type: ignore[no-untyped-def]
-    for i in range(s.shape[0]):
-        row, target = s[i], kept[i]
+    for i in range(kept.shape[0]):
+        row, target = s[i * LANES : (i + 1) * LANES], kept[i]
         for j in range(mean.size):
             target[j] = np.nan if np.isnan(mean[j]) else row[j]

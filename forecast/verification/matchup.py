@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,35 +59,46 @@ class Matchup:
         initial: tuple[np.ndarray, np.ndarray] | None = None,
         grid: Grid | None = None,
         variable: str = "",
-        keep: bool = False,
+        keep: Collection[str] = (),
         workers: int = 1,
     ) -> None:
-        """`climate` may be a mean alone. `keep` sorted errors for the scores that need them; `workers` threads."""
+        """`climate` may be a mean alone. `keep`: what scores need besides, `sorted` errors or sums over the events'
+        `tails`; what is asked for later takes another pass. `workers` threads."""
         self.members, self.truth, self.tie_key = members, truth, tie_key
         self.climate = Climate(climate[None]) if isinstance(climate, np.ndarray) else climate
         self.shape = tuple(shape or (grid.shape if grid else truth.shape))
         self.limits, self.initial, self.grid, self.variable = limits, initial, grid, variable
-        self._keep, self._workers = keep, workers
+        self._keep, self._workers = set(keep), workers
 
     @cached_property
     def sums(self) -> Pass:
         """What the fused pass gives."""
         limits = self.limits
-        values, down, tails = (limits.values, limits.down, limits.events) if limits else (None, None, None)
+        values, down, events = (limits.values, limits.down, limits.events) if limits else (None, None, 0)
         return ensemble_pass(
-            self.members, self.truth, values, down, tails=tails, keep=self._keep, workers=self._workers
-        )
+            self.members, self.truth, values, down,
+            tails=events if "tails" in self._keep else 0, keep="sorted" in self._keep, workers=self._workers,
+        )  # fmt: skip
+
+    def _with(self, what: str) -> Pass:
+        """The sums, with something kept that is asked for now."""
+        if what not in self._keep:
+            self._keep.add(what)
+            self.__dict__.pop("sums", None)
+        return self.sums
 
     @property
     def errors(self) -> np.ndarray:
         """(M, G) members minus truth, sorted over members."""
-        kept = self.sums.sorted
-        if kept is None:
-            self._keep = True
-            del self.__dict__["sums"]
-            kept = self.sums.sorted
-            assert kept is not None
+        kept = self._with("sorted").sorted
+        assert kept is not None
         return kept
+
+    @property
+    def tail_crps(self) -> np.ndarray:
+        """(E, G) fair CRPS of members and truth clipped to the side of each event's limit."""
+        sums = self._with("tails")
+        return sums.tail_absolute - sums.tail_half
 
     @property
     def mean_error(self) -> np.ndarray:
@@ -114,7 +125,8 @@ class Matchup:
         """(G,) float64: how many members lie below the truth, 0..M; among ties one place is drawn by `tie_key`."""
         rank, tied = self.sums.below.astype(np.float64), np.flatnonzero(self.sums.equal)
         rank[tied] += np.floor(seeding.uniform_at(self.tie_key, tied) * (self.sums.equal[tied] + 1))
-        return np.where(np.isnan(self.mean_error), np.nan, rank)
+        rank[np.isnan(self.mean_error)] = np.nan
+        return rank
 
     @cached_property
     def beyond(self) -> np.ndarray:

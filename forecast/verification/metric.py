@@ -17,7 +17,7 @@ import xarray as xr
 WIDE = ("rank", "gap", "exceeding", "wavenumber", "total_wavenumber")
 """Axes as long as the ensemble or the grid's rows: sums that have one are kept by month of starts."""
 Better = Literal["low", "one", "high", "none"]
-Need = Literal["climate", "events", "categories", "sorted", "rectangle", "rows", "initial"]
+Need = Literal["climate", "events", "categories", "tails", "sorted", "rectangle", "rows", "initial"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Statistic:
         axes: names of the dimensions that it has besides points (rank, wavenumber, event).
         over: what its means are taken over: points; rows of latitude; the `globe`, where it is of the whole field and
             regions have none; or `areas`, where it takes them itself.
-        needs: what must be known besides members and truth: a climatology, events, categories, errors kept sorted, a
+        needs: what must be known besides members and truth: a climatology, events, categories, values clipped to
+            the events' sides (tails), errors kept sorted, a
             rectangular grid, a rectangular global grid (rows), the states at the start.
     """
 

@@ -66,7 +66,7 @@ class Areas:
     def shares(self, index: np.ndarray, length: int) -> np.ndarray:
         """(R, length) weight of the points whose (G,) index is 0, 1, ...; all NaN where one is NaN."""
         lost = np.isnan(index)
-        places = np.where(lost, 0, index).astype(np.intp)
+        places = (np.where(lost, 0, index) if lost.any() else index).astype(np.intp)
         out = np.stack([np.bincount(places, weights, length) for weights in self.points])
         if lost.any():
             out[(self.points[:, lost] > 0).any(axis=1)] = np.nan

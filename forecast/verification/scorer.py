@@ -83,7 +83,7 @@ class Scorer:
         )  # fmt: skip
         self.statistics = statistics_of(self.metrics)
         needs = {need for s in self.statistics for need in s.needs}
-        self._keep, self._limits = "sorted" in needs, bool(needs & {"events", "categories"})
+        self._keep, self._limits = needs & {"sorted", "tails"}, bool(needs & {"events", "categories"})
 
     def zeros(self, label: str, members: int, variables: Sequence[str], starts: np.ndarray, leads: np.ndarray) -> Sums:
         """Empty sums for `add`."""

@@ -13,6 +13,7 @@ from forecast.verification.climate import Climate
 from forecast.verification.fused import ensemble_pass
 from forecast.verification.fused_kernels import network
 from forecast.verification.limits import Event, Events
+from forecast.verification.matchup import Limits, Matchup
 from forecast.verification.metric import Metric
 from forecast.verification.precipitation import seeps
 from forecast.verification.regions import Regions
@@ -233,7 +234,7 @@ def test_events_of_other_variables_are_missing() -> None:
     assert limits is not None and np.isnan(limits.values[1]).all() and (limits.values[0] == 0.001).all()
 
 
-@pytest.mark.parametrize("members", [1, 2, 13, 50, 81])
+@pytest.mark.parametrize("members", [1, 2, 13, 50, 81, 300])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_both_paths_give_the_same_bits(members: int, kind: type) -> None:
     """The compiled one and numpy's, with missing and infinite values, ties, limits on both sides, any threads."""
@@ -244,6 +245,17 @@ def test_both_paths_give_the_same_bits(members: int, kind: type) -> None:
     two = ensemble_pass(x, y, limits, down, keep=True, compiled=False)
     for name in one.__dataclass_fields__:
         assert np.array_equal(getattr(one, name), getattr(two, name), equal_nan=True), name
+    few = ensemble_pass(x, y, limits, down, tails=1, compiled=True)
+    assert np.array_equal(few.beyond, one.beyond) and np.array_equal(few.tail_half, one.tail_half[:1], equal_nan=True)
+
+
+def test_what_was_not_kept_comes_with_another_pass() -> None:
+    x, y = normals(5, 20, "x"), normals(1, 20, "y")[0]
+    limits = Limits(np.zeros((1, 20)), np.array([False]), 1)
+    late = Matchup(x, y, limits=limits)
+    assert np.array_equal(late.errors, np.sort(x - y, axis=0)) and late.sums.tail_half.size == 0
+    assert np.array_equal(late.tail_crps, Matchup(x, y, limits=limits, keep=("tails",)).tail_crps)
+    assert late.tail_crps.shape == (1, 20) and late.sums.sorted is not None
 
 
 def test_the_network_sorts() -> None:
