@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from forecast.core.threads import lazy
 from forecast.verification.fused import ensemble_pass
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ class Climate:
         self.limits: tuple[object, Limits | None] | None = None
         self._scored: tuple[np.ndarray, np.ndarray] | None = None
 
-    @cached_property
+    @lazy
     def mean(self) -> np.ndarray:
         """(G,) float64 climatological mean."""
         return self.members.mean(axis=0, dtype=np.float64)
 
-    @cached_property
+    @lazy
     def _sorted(self) -> np.ndarray:
         return np.sort(self.members.T, axis=1).T
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from forecast.core import seeding
 from forecast.core.grids import Grid
+from forecast.core.threads import lazy
 from forecast.verification.climate import Climate
 from forecast.verification.fused import Pass, ensemble_pass
 
@@ -70,7 +70,7 @@ class Matchup:
         self.limits, self.initial, self.grid, self.variable = limits, initial, grid, variable
         self._keep, self._workers = set(keep), workers
 
-    @cached_property
+    @lazy
     def sums(self) -> Pass:
         """What the fused pass gives."""
         limits = self.limits
@@ -120,7 +120,7 @@ class Matchup:
         """(G,) variance over members, divisor M - 1; 0 for one member."""
         return self.sums.variance
 
-    @cached_property
+    @lazy
     def rank(self) -> np.ndarray:
         """(G,) float64: how many members lie below the truth, 0..M; among ties one place is drawn by `tie_key`."""
         rank, tied = self.sums.below.astype(np.float64), np.flatnonzero(self.sums.equal)
@@ -128,13 +128,13 @@ class Matchup:
         rank[np.isnan(self.mean_error)] = np.nan
         return rank
 
-    @cached_property
+    @lazy
     def beyond(self) -> np.ndarray:
         """(K, G) float64: how many members lie beyond each limit; NaN where it, a member or the truth is missing."""
         limits = self._limits
         return np.where(np.isnan(limits.values + self.mean_error), np.nan, self.sums.beyond)
 
-    @cached_property
+    @lazy
     def occurred(self) -> np.ndarray:
         """(K, G) float64: 1 where the truth lies beyond the limit, else 0."""
         limits = self._limits
@@ -161,7 +161,7 @@ class Matchup:
         """(G,) ensemble mean minus climatology. Needs `climate`."""
         return self.mean_error + self.truth_anomaly
 
-    @cached_property
+    @lazy
     def truth_anomaly(self) -> np.ndarray:
         """(G,) truth minus climatology. Needs `climate`."""
         assert self.climate is not None

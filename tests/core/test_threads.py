@@ -44,3 +44,18 @@ def test_a_busy_thread_lets_another_on_sooner():
     with threads.prompt():
         assert waited() < usual / 2  # 0.02 s in place of 0.5
     assert sys.getswitchinterval() == interval
+
+
+def test_lazy_properties_of_two_instances_are_computed_side_by_side():
+    class Thing:
+        count = 0
+
+        @threads.lazy
+        def value(self):
+            self.count += 1
+            together.wait(5)  # broken, should the other thread not come here meanwhile
+            return self
+
+    together, things = threading.Barrier(2), (Thing(), Thing())
+    found = threads.share(lambda begin, _: things[begin].value, 2, 2)
+    assert found == list(things) and things[0].value is things[0] and things[0].count == 1
