@@ -129,7 +129,7 @@ class MultiSampleDropout(TechniqueSection):
 
     name: Literal["multi_sample_dropout"] = "multi_sample_dropout"
     masks: int = Field(8, ge=1)
-    rate: float = Field(0.1, ge=0, lt=1, description="share of features dropped")
+    rate: float = Field(1e-3, ge=0, lt=1, description="share of features dropped")
     excludes: ClassVar[frozenset[str]] = frozenset({"generations"})
     mesh: ClassVar[frozenset[str]] = frozenset({"data"})
     sharded: ClassVar[bool] = True
@@ -178,6 +178,55 @@ class ClusterBatches(TechniqueSection):
     sharded: ClassVar[bool] = True
 
 
+class Coreset(TechniqueSection):
+    """A few dates that stand for the training period: their losses have nearly the mean of all."""
+
+    name: Literal["coreset"] = "coreset"
+    queries: tuple[str, ...] = Field(min_length=1, description="checkpoints whose losses are to be kept, e.g. of a run")
+    keep: float = Field(0.25, gt=0, le=1, description="share of the windows")
+    rule: Literal["median_of_means", "herding"] = Field(
+        "median_of_means", description="the best of random sets; or one window after another, each the best to add"
+    )
+    sets: int = Field(100, ge=1, description="of median_of_means: random sets that are tried")
+    excludes: ClassVar[frozenset[str]] = frozenset({"cluster_batches"})
+    mesh: ClassVar[frozenset[str]] = frozenset({"data", "ensemble"})
+    sharded: ClassVar[bool] = True
+
+
+class Condensation(TechniqueSection):
+    """A few samples are changed until they pull a network's weights as the archive does; or trained on."""
+
+    name: Literal["condensation"] = "condensation"
+    samples: int = Field(8, ge=1, description="they begin as windows, evenly chosen")
+    rate: float = Field(1e-3, ge=0, description="rms of a change, in standard deviations of variables; it falls to 0")
+    momentum: float = Field(0.5, ge=0, lt=1)
+    fresh_every: int = Field(10, ge=1, description="updates after which the network begins again with new weights")
+    difference: float = Field(1e-3, gt=0, description="by which weights are moved, of their size, to see slopes change")
+    of: str | None = Field(None, description="checkpoint that holds condensed samples: train on them, leave them")
+    excludes: ClassVar[frozenset[str]] = STEPS | {"local_learning", "sam", "gradient_noise", "archive_bandit"}
+    mesh: ClassVar[frozenset[str]] = frozenset()
+    in_pieces: ClassVar[bool] = False
+
+
+class RobustSelfTraining(TechniqueSection):
+    """Training at the worst states nearby, on the archive's pairs and on own forecasts from states without truths."""
+
+    name: Literal["robust_self_training"] = "robust_self_training"
+    archives: tuple[str, ...] = Field((), description="stores of states whose next ones are not to be learnt")
+    strength: float = Field(0.001, ge=0, description="weight of the states without truths")
+    cost: float = Field(5.0, gt=0, description="of moving a state by a standard deviation; .inf: it stays")
+    cost_unlabelled: float = Field(5.0, gt=0, description="the same of states without truths")
+    steps: int = Field(1, ge=1, description="towards the worst state; published: 10")
+    excludes: ClassVar[frozenset[str]] = frozenset({"zeroth_order", "local_learning", "archive_bandit", "condensation"})
+    mesh: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="after")
+    def _has_states(self) -> RobustSelfTraining:
+        if self.cost == float("inf") and self.strength and not self.archives:
+            raise ValueError("`robust_self_training` does nothing: give it `archives`, or a `cost`")
+        return self
+
+
 class ArchiveBandit(TechniqueSection):
     """Gradients of auxiliary archives, mixed in by how well they agree with that of the run's own."""
 
@@ -222,8 +271,15 @@ class Unlearning(TechniqueSection):
     )
     proxy: str | None = Field(None, description="of blindspot: checkpoint of a forecaster of the other dates")
     share: float = Field(0.5, gt=0, le=1, description="of saliency: share of the weights that may change")
+    often: int = Field(1, ge=1, description="windows of the period come so many times an epoch")
     samples: int = Field(16, ge=1, description="of saliency: windows of the period that tell which")
-    excludes: ClassVar[frozenset[str]] = STEPS | {"generations", "multi_sample_dropout", "date_selection"}
+    excludes: ClassVar[frozenset[str]] = STEPS | {
+        "generations",
+        "multi_sample_dropout",
+        "date_selection",
+        "coreset",
+        "condensation",
+    }
     mesh: ClassVar[frozenset[str]] = frozenset({"data"})
 
     @model_validator(mode="after")
@@ -254,8 +310,11 @@ _SECTIONS: tuple[type[TechniqueSection], ...] = (
     InstanceNoise,
     HardRegions,
     DateSelection,
+    Coreset,
     ClusterBatches,
     ArchiveBandit,
+    RobustSelfTraining,
+    Condensation,
     Generations,
     Adaptation,
     Unlearning,
@@ -296,8 +355,11 @@ AnyTechnique = Annotated[
     | Annotated[InstanceNoise, Tag("instance_noise")]
     | Annotated[HardRegions, Tag("hard_regions")]
     | Annotated[DateSelection, Tag("date_selection")]
+    | Annotated[Coreset, Tag("coreset")]
     | Annotated[ClusterBatches, Tag("cluster_batches")]
     | Annotated[ArchiveBandit, Tag("archive_bandit")]
+    | Annotated[RobustSelfTraining, Tag("robust_self_training")]
+    | Annotated[Condensation, Tag("condensation")]
     | Annotated[Generations, Tag("generations")]
     | Annotated[Adaptation, Tag("adaptation")]
     | Annotated[Unlearning, Tag("unlearning")]

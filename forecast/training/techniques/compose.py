@@ -22,6 +22,8 @@ from forecast.training.techniques.adaptation import Adaptation
 from forecast.training.techniques.archive_bandit import ArchiveBandit
 from forecast.training.techniques.base import Advance, Evaluate, Make, Now, Run, Technique, Terms
 from forecast.training.techniques.cluster_batches import ClusterBatches
+from forecast.training.techniques.condensation import Condensation
+from forecast.training.techniques.coreset import Coreset
 from forecast.training.techniques.date_selection import DateSelection
 from forecast.training.techniques.generations import Generations
 from forecast.training.techniques.gradient_noise import GradientNoise
@@ -33,6 +35,7 @@ from forecast.training.techniques.normalised_descent import NormalisedDescent
 from forecast.training.techniques.only import Only
 from forecast.training.techniques.population import Population
 from forecast.training.techniques.reweighting import Reweighting
+from forecast.training.techniques.robust_self_training import RobustSelfTraining
 from forecast.training.techniques.sharpness import SharpnessAware
 from forecast.training.techniques.unlearning import Unlearning
 from forecast.training.techniques.zeroth_order import ZerothOrder
@@ -50,8 +53,11 @@ TECHNIQUES: dict[str, type[Technique[Any]]] = {
     "instance_noise": InstanceNoise,
     "hard_regions": HardRegions,
     "date_selection": DateSelection,
+    "coreset": Coreset,
     "cluster_batches": ClusterBatches,
     "archive_bandit": ArchiveBandit,
+    "robust_self_training": RobustSelfTraining,
+    "condensation": Condensation,
     "generations": Generations,
     "adaptation": Adaptation,
     "unlearning": Unlearning,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
-import torch
 from torch import Tensor
 
 from forecast.core import technique_sections as sections
-from forecast.data.loader import collate
 from forecast.data.sampler import Draw
-from forecast.models.base import Forecaster, load_teacher
 from forecast.training.curriculum import Update
 from forecast.training.techniques.base import Make, Technique
+from forecast.training.techniques.window_scores import window_scores
 
 
 class DateSelection(Technique[sections.DateSelection]):
@@ -33,24 +33,12 @@ class DateSelection(Technique[sections.DateSelection]):
         gain = self.kept["gain"].cpu().numpy()[np.searchsorted(first_ones, firsts)]
         return make(windows[best(gain, self.section.keep)])
 
-    @torch.no_grad()
     def _gain(self) -> Tensor:
-        """(W,) of each window of one step; the processes share the work."""
-        count, mesh = len(self.run.data.windows(1)), self.run.mesh
-        gain = torch.zeros(count, dtype=torch.float64)
-        forecasters = [load_teacher(folder, self.run.model.fields).to(self.run.device) for folder in
-                       (self.section.prior, self.section.conditional)]  # fmt: skip
-        mine = slice(count * mesh.rank // mesh.size, count * (mesh.rank + 1) // mesh.size)
-        for w in range(count)[mine]:
-            prior, conditional = (self._loss(model, w) for model in forecasters)
-            gain[w] = prior - conditional
-        return mesh.sum(gain.to(self.run.device, torch.float32))
-
-    def _loss(self, model: Forecaster, window: int) -> float:
-        data = self.run.data
-        sample = data.read(int(data.windows(1)[window]), 1, self.key("window", window))
-        batch = collate([sample], data.data.input_steps).to(self.run.device)
-        return float(model.training_loss(batch, self.run.config.training.members, batch.keys)["loss"])
+        """(W,) of each window of one step."""
+        key = partial(self.key, "window")
+        prior, conditional = (window_scores(self.run, folder, key).sum(dim=1)
+                              for folder in (self.section.prior, self.section.conditional))  # fmt: skip
+        return prior - conditional
 
 
 def best(gain: np.ndarray, keep: float) -> np.ndarray:

@@ -8,11 +8,11 @@ import torch
 
 from forecast.core import seeding
 from forecast.core import technique_sections as sections
-from forecast.core.variables import minimum
 from forecast.data.batch import Batch
 from forecast.models import noise
 from forecast.training.curriculum import Curriculum
 from forecast.training.techniques.base import Now, Run, Technique
+from forecast.training.techniques.weights import lowest_states
 
 
 class InstanceNoise(Technique[sections.InstanceNoise]):
@@ -28,9 +28,7 @@ class InstanceNoise(Technique[sections.InstanceNoise]):
         fields = run.model.fields
         self._updates = section.until * Curriculum(run.config.training.stages).updates
         self._stdev = torch.tensor(fields.column("stdev", fields.variables), dtype=torch.float32, device=run.device)
-        bounds = [minimum(name) for name in fields.variables]
-        lowest = [-torch.inf if bound is None else bound for bound in bounds]
-        self._lowest = torch.tensor(lowest, dtype=torch.float32, device=run.device)
+        self._lowest = lowest_states(fields.variables).to(run.device)
 
     def batch(self, now: Now, batch: Batch) -> Batch:
         """With noise."""

@@ -15,9 +15,11 @@ from forecast.core.errors import ForecastError
 from forecast.core.times import format_time
 from forecast.data.batch import Batch
 from forecast.data.loader import collate
+from forecast.data.sampler import Draw
 from forecast.models.base import load_teacher
 from forecast.models.offers import Passing, Step
-from forecast.training.techniques.base import Advance, Evaluate, Now, Run, Technique, Terms
+from forecast.training.curriculum import Update
+from forecast.training.techniques.base import Advance, Evaluate, Make, Now, Run, Technique, Terms
 
 
 class Unlearning(Technique[sections.Unlearning]):
@@ -56,6 +58,13 @@ class Unlearning(Technique[sections.Unlearning]):
     def _is_forgotten(self, dates: np.ndarray) -> bool:
         truths = dates[self.run.data.data.input_steps :]
         return bool(((truths >= self.section.forget[0]) & (truths <= self.section.forget[1])).any())
+
+    def draw(self, plan: Update, windows: np.ndarray, make: Make) -> Draw:
+        """The period's windows several times."""
+        data = self.run.data
+        firsts = data.windows(1)[self._inside]
+        forgotten = windows[np.isin(data.windows(plan.rollout)[windows], firsts)]
+        return make(np.concatenate([windows, *(self.section.often - 1) * [forgotten]]))
 
     def batch(self, now: Now, batch: Batch) -> Batch:
         """saliency: with wrong truths for the forgotten."""

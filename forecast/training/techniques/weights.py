@@ -1,12 +1,15 @@
-"""What techniques do to lists of weights: norms, and moving them for a moment."""
+"""What several techniques do: norms of lists of weights, moving them for a moment, passes without other techniques."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from forecast.core.variables import minimum
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -31,3 +34,19 @@ def moved(weights: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for w, original in zip(weights, before, strict=True):
                 w.copy_(original)
+
+
+@contextmanager
+def unscored(model: Any) -> Iterator[None]:
+    """Within the block no technique has a say in the scores of `model`."""
+    rescored, model.rescored = model.rescored, None
+    try:
+        yield
+    finally:
+        model.rescored = rescored
+
+
+def lowest_states(variables: Sequence[str]) -> Tensor:
+    """(V,) physical minimum of each variable, minus infinity where there is none."""
+    bounds = [minimum(name) for name in variables]
+    return torch.tensor([-torch.inf if bound is None else bound for bound in bounds], dtype=torch.float32)

@@ -18,8 +18,10 @@ LIMITS: tuple[tuple[Any, ...], ...] = (
         {"name": "instance_noise", "sigma": 0.0},
         {"name": "hard_regions", "ratio": 0.0},
         {"name": "date_selection", "prior": "x", "conditional": "x", "keep": 1.0},
+        {"name": "coreset", "queries": ["x"], "keep": 1.0},
     ),
     ({"name": "cluster_batches", "clusters": 1}, {"name": "archive_bandit", "archives": ["ARCHIVE"], "beta": 0.0}),
+    ({"name": "robust_self_training", "archives": ["ARCHIVE"], "strength": 0.0, "cost": float("inf")},),
 )
 """what may be tried together, as one run"""
 AWAY: tuple[tuple[Any, ...], ...] = (
@@ -27,6 +29,7 @@ AWAY: tuple[tuple[Any, ...], ...] = (
     ({"name": "cluster_batches", "clusters": 3}, {"name": "generations", "every": 2}, {"name": "archive_bandit",
      "archives": ["ARCHIVE"], "policy": "exp3"}),
     ("multi_sample_dropout", {"name": "population", "run": 1}),
+    ({"name": "robust_self_training", "archives": ["ARCHIVE"], "strength": 0.5},),
 )  # fmt: skip
 
 
