@@ -20,6 +20,7 @@ from forecast.training.mesh import Mesh, joined
 from forecast.training.parallelize import divide
 from forecast.training.preempt import restarted
 from forecast.training.resume import take_over
+from forecast.training.techniques.adaptation import mixed_fields
 from forecast.training.trainer import Trainer
 from forecast.training.validate import Validation
 
@@ -59,7 +60,7 @@ def _trainer(config: Config, checkpoints: Checkpoints, newest: Path | None, mesh
 def forecaster(config: Config, store: Store) -> Forecaster:
     """The fresh forecaster of a run; its weights follow from the seed."""
     torch.manual_seed(seeding.key(config.seed, "weights") >> 1)
-    return build(config.model, fields(config.data, store), config.loss)
+    return build(config.model, mixed_fields(fields(config.data, store), config.training.techniques), config.loss)
 
 
 def fields(data: DataSection, store: Store) -> Fields:

@@ -256,6 +256,9 @@ class Adaptation(TechniqueSection):
     )
     strength: float = Field(1e-8, ge=0, description="of the prior of the weights")
     variance: float = Field(1.0, gt=0, description="of the prior, where there is one source")
+    statistics: float = Field(
+        0.9, ge=0, le=1, description="share of the first source's means and variances that states are normalised by"
+    )
     restore: float = Field(0.03, ge=0, le=1, description="share of weights, of least Fisher information, put back")
     excludes: ClassVar[frozenset[str]] = STEPS
 

@@ -16,7 +16,9 @@ from forecast.training.techniques import condensation, coreset, robust_self_trai
 from forecast.training.techniques.window_scores import window_scores
 from pipelines.train import train
 from tests.training.techniques import bench
-from tests.training.techniques.test_samples import made, technique  # noqa: F401 - a fixture
+from tests.training.techniques.test_samples import made, technique
+
+__all__ = ["made"]
 
 ROWS = np.random.default_rng(3).gamma(2.0, size=(400, 4))
 
@@ -36,7 +38,7 @@ def test_herding_is_nearer_than_the_best_of_a_hundred_and_that_than_one():
     assert coreset.distance(ROWS, coreset.herding(ROWS, 100)) < best < 0.6 * alone
 
 
-def test_rows_sum_to_the_loss(archive, plain, made):  # noqa: F811
+def test_rows_sum_to_the_loss(archive, plain, made):
     choose = technique(made, name="coreset", queries=[str(plain / "latest")])
     first = made.data.period[0]
     data = Dataset(made.config.data, (first, first + np.timedelta64(24, "h")), made.data.truth)
@@ -47,7 +49,7 @@ def test_rows_sum_to_the_loss(archive, plain, made):  # noqa: F811
 
 
 @pytest.mark.parametrize("rule", ["median_of_means", "herding"])
-def test_a_run_draws_its_coreset_alone_and_a_stop_changes_nothing(archive, plain, made, tmp_path, rule):  # noqa: F811
+def test_a_run_draws_its_coreset_alone_and_a_stop_changes_nothing(archive, plain, made, tmp_path, rule):
     named = {"name": "coreset", "queries": [str(plain / "latest")], "keep": 0.1, "rule": rule, "sets": 5}
     choose, count = technique(made, **named), len(made.data.windows(1))
     choose.kept["rows"] = torch.from_numpy(ROWS[np.arange(count) % 400])
@@ -74,7 +76,7 @@ def test_the_worst_place_of_a_linear_and_a_quadratic_loss(steps):
     assert torch.allclose(curved, g / 9, rtol=0.02)
 
 
-def test_states_move_to_where_the_loss_is_larger(made):  # noqa: F811
+def test_states_move_to_where_the_loss_is_larger(made):
     robust = technique(made, name="robust_self_training", cost=0.5, steps=3)
     moved = robust.batch(bench.now(), made.batch)
     inputs = made.batch.input_steps
@@ -89,7 +91,7 @@ def test_states_move_to_where_the_loss_is_larger(made):  # noqa: F811
     assert still.batch(bench.now(), made.batch) is made.batch
 
 
-def test_unlabelled_states_are_taught_by_the_forecasters_own_member(made):  # noqa: F811
+def test_unlabelled_states_are_taught_by_the_forecasters_own_member(made):
     """Of a forecaster without noise it is what every member says, which the score then does not punish."""
     robust = technique(made, name="robust_self_training", archives=[str(made.data.truth.path)], cost_unlabelled=1e30)
     guessed = robust._guessed(made.batch)
@@ -129,7 +131,7 @@ def evaluation(model: Any, batch: Any) -> Any:
     return evaluate
 
 
-def test_samples_that_are_the_archives_stay_and_others_come_nearer(made):  # noqa: F811
+def test_samples_that_are_the_archives_stay_and_others_come_nearer(made):
     training = made.config.training.model_copy(update={"stages": made.config.training.stages[:1]})
     short = SimpleNamespace(**vars(made) | {"config": made.config.model_copy(update={"training": training})})
     condense = technique(short, name="condensation", samples=3, fresh_every=1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from forecast.core.store import Store
 from forecast.data.dataset import Dataset
 from forecast.data.loader import collate
 from forecast.models.serialise import load_forecaster
-from forecast.training.techniques import unlearning
+from forecast.training.techniques import adaptation, unlearning
 from pipelines.train import train
 from tests import tiny
 from tests.training.techniques import bench
@@ -65,9 +66,24 @@ def test_the_prior_pulls_and_restoration_puts_back(archive, plain, made):
             p.grad = None
 
 
+@pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
+def test_statistics_of_two_archives(plain, made, share):
+    """Means and variances are mixed, extremes are those of the new archive; a run is built with them."""
+    new = dict(made.model.fields.statistics)
+    shifted = {name: {kind: 3 * value for kind, value in kinds.items()} for name, kinds in new.items()}
+    section = bench.parsed({"name": "adaptation", "sources": [str(plain / "latest")], "statistics": share})
+    old, fields = load_forecaster(plain / "latest").fields, dataclasses.replace(made.model.fields, statistics=shifted)
+    found = adaptation.mixed_fields(fields, [section]).statistics["z_500"]
+    was, now = old.statistics["z_500"], shifted["z_500"]
+    assert found["mean"] == pytest.approx(share * was["mean"] + (1 - share) * now["mean"])
+    for kind in ("stdev", "tendency_stdev"):
+        assert found[kind] ** 2 == pytest.approx(share * was[kind] ** 2 + (1 - share) * now[kind] ** 2)
+    assert found["maximum"] == now["maximum"] and adaptation.mixed_fields(fields, []) is fields
+
+
 def test_adaptation_at_its_limits(archive, plain, tmp_path):
     latest = str(plain / "latest")
-    none = {"name": "adaptation", "sources": [latest], "strength": 0.0, "restore": 0.0}
+    none = {"name": "adaptation", "sources": [latest], "strength": 0.0, "restore": 0.0, "statistics": 0.0}
     tuned = train(bench.config(tmp_path / "a", archive, none, start_from=latest))
     assert bench.same(tuned, train(bench.config(tmp_path / "b", archive, start_from=latest)))
     fixed = {"name": "adaptation", "sources": [latest], "restore": 1.0}
