@@ -11,12 +11,14 @@ four steps, in standard deviations, of the averaged weights at the end (lower is
 of all cases is there after the first.
 
 Each run is a process of its own and leaves a result.json; a second call makes what is missing, and a run that was
-stopped goes on from its checkpoint. Writes table.json and table.md (quick.json, quick.md) into --out after each run.
+stopped goes on from its checkpoint. Copies of the command side by side share the work. Writes table.json and table.md
+(quick.json, quick.md) into --out after each run.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import itertools
 import json
 import multiprocessing
@@ -99,20 +101,40 @@ class Lab:
         """Two years of the planet, if they are not there."""
         _apart(ingest, self.out / "archive.log", configs.load("demo", (f"root={self.out / 'archive'}", *PERIODS)))
 
-    def result(self, kind: str, name: str, seed: int, updates: int) -> dict[str, Any]:
-        """Of a run in a process of its own, made if it is not there."""
+    def make(self, kind: str, name: str, seed: int, updates: int, wait: bool = False) -> None:
+        """A run in a process of its own, if it is not there; what another copy of this script is at is left to it."""
         folder = self.out / kind / name.replace(", ", "-") / f"{seed}-{updates}"
-        if not (folder / "result.json").exists():
-            _apart(one, folder / "log", self.config(name, seed, updates, folder), folder / "result.json")
-        return dict(json.loads((folder / "result.json").read_text()))
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                return
+            if not (folder / "result.json").exists():
+                _apart(one, folder / "log", self.config(name, seed, updates, folder), folder / "result.json")
+
+    def result(self, kind: str, name: str, seed: int, updates: int) -> dict[str, Any] | None:
+        """Of a run, if it is there."""
+        told = self.out / kind / name.replace(", ", "-") / f"{seed}-{updates}" / "result.json"
+        return dict(json.loads(told.read_text())) if told.exists() else None
 
     def updates(self, names: Sequence[str]) -> dict[str, int]:
         """How many each case has in its time."""
+        for wait, turn, name in itertools.product((False, True), range(ROUNDS), names):
+            self.make("probes", name, turn + 1, sum(PROBE), wait)
         took: dict[str, float] = {}
         for turn, name in itertools.product(range(ROUNDS), names):
-            found = self.result("probes", name, turn + 1, sum(PROBE))["median"]
-            took[name] = min(found, took.get(name, found))
+            found = self.result("probes", name, turn + 1, sum(PROBE))
+            assert found is not None
+            took[name] = min(found["median"], took.get(name, found["median"]))
         return {name: max(sum(PROBE), round(60 * self.minutes / took[name])) for name in names}
+
+    def rows(self, updates: dict[str, int], seeds: int) -> dict[str, list[dict[str, Any]]]:
+        """What is there of each case, as many seeds as come before the first that is missing."""
+        found = {name: [self.result("runs", name, seed, updates[name]) for seed in range(1, seeds + 1)]
+                 for name in updates}  # fmt: skip
+        rows = {name: [run for run in itertools.takewhile(bool, runs) if run] for name, runs in found.items()}
+        return {name: runs for name, runs in rows.items() if runs}
 
 
 def _apart(work: Any, log: Path, *arguments: Any) -> None:
@@ -211,12 +233,12 @@ def main() -> None:
     lab.archive()
     names = list(dict.fromkeys(["plain", *options.techniques]))
     updates = lab.updates(names)
-    rows: dict[str, list[dict[str, Any]]] = {}
     about = f"{60 * lab.minutes:g} s of training for each run{', quick: scores say nothing' if quick else ''}."
-    for seed, name in itertools.product(range(1, seeds + 1), names):
-        rows.setdefault(name, []).append(lab.result("runs", name, seed, updates[name]))
-        kept.with_suffix(".json").write_text(json.dumps(rows, indent=1))
-        kept.with_suffix(".md").write_text(table(rows, about))
+    for wait, seed, name in itertools.product((False, True), range(1, seeds + 1), names):
+        lab.make("runs", name, seed, updates[name], wait)
+        if "plain" in (rows := lab.rows(updates, seeds)):
+            kept.with_suffix(".json").write_text(json.dumps(rows, indent=1))
+            kept.with_suffix(".md").write_text(table(rows, about))
     stdout.print(kept.with_suffix(".md").read_text(), highlight=False, soft_wrap=True)
 
 

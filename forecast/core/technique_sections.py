@@ -214,15 +214,15 @@ class RobustSelfTraining(TechniqueSection):
     name: Literal["robust_self_training"] = "robust_self_training"
     archives: tuple[str, ...] = Field((), description="stores of states whose next ones are not to be learnt")
     strength: float = Field(0.001, ge=0, description="weight of the states without truths")
-    cost: float = Field(5.0, gt=0, description="of moving a state by a standard deviation; .inf: it stays")
-    cost_unlabelled: float = Field(5.0, gt=0, description="the same of states without truths")
+    cost: float | None = Field(5.0, gt=0, description="of moving a state by a standard deviation; null: it stays")
+    cost_unlabelled: float | None = Field(5.0, gt=0, description="the same of states without truths")
     steps: int = Field(1, ge=1, description="towards the worst state; published: 10")
     excludes: ClassVar[frozenset[str]] = frozenset({"zeroth_order", "local_learning", "archive_bandit", "condensation"})
     mesh: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="after")
     def _has_states(self) -> RobustSelfTraining:
-        if self.cost == float("inf") and self.strength and not self.archives:
+        if self.cost is None and self.strength and not self.archives:
             raise ValueError("`robust_self_training` does nothing: give it `archives`, or a `cost`")
         return self
 

@@ -30,7 +30,7 @@ class RobustSelfTraining(Technique[sections.RobustSelfTraining]):
     model's climate); their y is a member of the forecaster's own, drawn by a key of its own and held fixed (in the
     official code a class's chances). The worst z is found by gradient steps alpha / t, alpha = 1 / 2c, of which the
     first is exact where the loss is linear; the official code takes 10 of a free alpha. Strength 0.001 is that code's
-    (its searches found 1e-5 to 0.1); costs there range over eight powers of ten, 5 is ours. Strength 0 with an infinite
+    (its searches found 1e-5 to 0.1); costs there range over eight powers of ten, 5 is ours. Strength 0 without a
     cost is plain training. Costs a pass for each step, and as much and two passes more for unlabelled samples.
     """
 
@@ -76,9 +76,9 @@ class RobustSelfTraining(Technique[sections.RobustSelfTraining]):
         guess = model.step(given, batch.forcings[:, inputs - 1], True, noise, times)
         return replace(batch, states=torch.cat([batch.states[:, :inputs], guess], dim=1))
 
-    def _worst(self, now: Now, batch: Batch, cost: float) -> Batch:
+    def _worst(self, now: Now, batch: Batch, cost: float | None) -> Batch:
         """With the first states moved to where the loss less the cost is largest."""
-        if math.isinf(cost):
+        if cost is None:
             return batch
         inputs = batch.input_steps
 

@@ -87,7 +87,7 @@ def test_states_move_to_where_the_loss_is_larger(made):
     by = (moved.states - made.batch.states)[:, :inputs] / robust._stdev
     assert worse - 0.5 * float(by.square().mean()) > loss
     assert robust.run.model.rescored is None and all(p.grad is None for p in made.model.parameters())
-    still = technique(made, name="robust_self_training", cost=float("inf"), archives=[str(made.data.truth.path)])
+    still = technique(made, name="robust_self_training", cost=None, archives=[str(made.data.truth.path)])
     assert still.batch(bench.now(), made.batch) is made.batch
 
 

@@ -21,7 +21,7 @@ LIMITS: tuple[tuple[Any, ...], ...] = (
         {"name": "coreset", "queries": ["x"], "keep": 1.0},
     ),
     ({"name": "cluster_batches", "clusters": 1}, {"name": "archive_bandit", "archives": ["ARCHIVE"], "beta": 0.0}),
-    ({"name": "robust_self_training", "archives": ["ARCHIVE"], "strength": 0.0, "cost": float("inf")},),
+    ({"name": "robust_self_training", "archives": ["ARCHIVE"], "strength": 0.0, "cost": None},),
 )
 """what may be tried together, as one run"""
 AWAY: tuple[tuple[Any, ...], ...] = (
