@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from forecast.core import technique_sections as sections
-from forecast.core.technique_sections import TechniqueSection
+from forecast.core.technique_section import TechniqueSection
 from forecast.losses.adaptation import restore, swag_diagonal
 from forecast.models.fields import Fields
 from forecast.models.serialise import load_forecaster

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from forecast.core import seeding
 from forecast.core.config import Config
-from forecast.core.technique_sections import TechniqueSection
+from forecast.core.technique_section import TechniqueSection
 from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset
 from forecast.data.sampler import Draw

@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from forecast.core import data_technique_sections as sections
 from forecast.core import seeding
-from forecast.core import technique_sections as sections
 from forecast.core.grids import from_points
 from forecast.data.sampler import Draw
 from forecast.models.offers import coarse_cells

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from forecast.core.errors import ForecastError
-from forecast.core.technique_sections import TechniqueSection
+from forecast.core.technique_section import TechniqueSection
 from forecast.data.batch import Batch
 from forecast.data.sampler import Draw
 from forecast.models.offers import Step

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from forecast.core import technique_sections as sections
+from forecast.core import data_technique_sections as sections
 from forecast.core.errors import ForecastError
 from forecast.data.batch import Batch
 from forecast.data.loader import collate

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from forecast.core import data_technique_sections as sections
 from forecast.core import seeding
-from forecast.core import technique_sections as sections
 from forecast.data.sampler import Draw
 from forecast.training.curriculum import Update
 from forecast.training.techniques.base import Make, Run, Technique

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from forecast.core import technique_sections as sections
+from forecast.core import data_technique_sections as sections
 from forecast.data.sampler import Draw
 from forecast.training.curriculum import Update
 from forecast.training.techniques.base import Make, Technique

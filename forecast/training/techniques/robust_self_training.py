@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from forecast.core import data_technique_sections as sections
 from forecast.core import seeding
-from forecast.core import technique_sections as sections
 from forecast.core.store import Store
 from forecast.data.batch import Batch
 from forecast.data.dataset import Dataset
