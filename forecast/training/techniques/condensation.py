@@ -126,9 +126,8 @@ class Condensation(Technique[sections.Condensation]):
     def _begin_again(self, update: int) -> None:
         """New weights."""
         model = self.run.model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.key("weights", update) >> 1)
-            fresh = dict(build(model.section, model.fields, model.loss).named_parameters())
+        torch.manual_seed(self.key("weights", update) >> 1)
+        fresh = dict(build(model.section, model.fields, model.loss).named_parameters())
         for name, p in model.named_parameters():
             p.copy_(fresh[name])
 
