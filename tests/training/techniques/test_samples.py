@@ -128,11 +128,9 @@ def test_dates_of_most_gain_are_kept(made, monkeypatch, tmp_path):
     assert date_selection.best(np.array([0.0, 3.0, 1.0, 3.0]), 0.5).tolist() == [1, 3]
     assert date_selection.best(np.zeros(4), 0.01).tolist() == [0]
     count = len(made.data.windows(1))
-    monkeypatch.setattr(
-        date_selection, "load_teacher", lambda folder, fields: SimpleNamespace(to=lambda device: folder)
-    )
-    losses = {"prior": lambda w: 1.0, "conditional": lambda w: 0.0 if w in (4, 7, 11) else 2.0}
-    monkeypatch.setattr(date_selection.DateSelection, "_loss", lambda self, model, window: losses[model](window))
+    rows = {"prior": torch.ones(count, 2), "conditional": torch.full((count, 2), 2.0)}
+    rows["conditional"][[4, 7, 11]] = 0.0
+    monkeypatch.setattr(date_selection, "window_scores", lambda run, folder, key: rows[folder])
     choose = technique(made, name="date_selection", prior="prior", conditional="conditional", keep=3 / count)
     drawn = choose.draw(bench.now().plan, np.arange(count), lambda among: among)
     assert drawn.tolist() == [4, 7, 11] and choose.kept["gain"].shape == (count,)

@@ -149,6 +149,14 @@ def test_only_salient_weights_change_and_truths_are_of_other_dates(archive, plai
     assert changed > 0.2 * total
 
 
+def test_the_periods_windows_come_more_often(made):
+    often = technique(made, name="unlearning", forget=FORGET, method="saliency", often=3)
+    count = len(made.data.windows(1))
+    drawn = often.draw(bench.now().plan, np.arange(count), lambda among: among)
+    times = np.bincount(drawn, minlength=count)
+    assert (times == np.where(often._inside, 3, 1)).all()
+
+
 @pytest.mark.parametrize(
     ("section", "says"),
     [
