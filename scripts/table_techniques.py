@@ -73,7 +73,7 @@ CASES: dict[str, Case] = {
 PERIODS = ("source.years=2", "forecast.starts={at: [2002-02-01T00]}",
            "data.train=[2001-01-01T00, 2001-12-31T18]", "data.validation=[2002-01-01T00, 2002-12-31T18]")  # fmt: skip
 NETWORK = ("model.width=32", "model.filters=8", "model.layers=2", "training.batch_size=4")
-PROBE = (2, 6)
+PROBE = (4, 12)
 """updates that are left out of, and taken into, the time of an update"""
 ROUNDS = 2
 """of probes, of which the fastest counts"""
