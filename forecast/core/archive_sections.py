@@ -29,7 +29,9 @@ class ArchiveSource(Section):
     levels: tuple[int, ...] = Field((), description="hPa, of the variables that are listed without one")
     period: tuple[Time, Time] | None = Field(None, description="first and last date; all if absent")
     frequency: Duration | None = Field(
-        None, description="time step of the store; the archive's own if absent. Amounts (tp) are summed over it"
+        None,
+        description="time step of the store, from `period`'s first date or 00 UTC; the archive's own if absent. "
+        "Amounts (tp) are summed over it",
     )
     grid: str | None = Field(None, description="regrid to this one (O96, N320, 1.0, ...); the archive's own if absent")
     regrid: Literal["conservative", "linear", "gaussian"] = Field("conservative", description="how, with `grid`")

@@ -303,6 +303,18 @@ def test_frequency_picks_dates(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.read(slice(None))[:, 0], flat(written["t2m"].values[::2]))
 
 
+def test_steps_are_counted_from_midnight_or_from_the_beginning_asked_for(tmp_path: Path) -> None:
+    hours = DATES[0] + np.arange(3, 31) * np.timedelta64(1, "h")
+    netcdf(tmp_path / "a.nc", dates=hours, units={"t2m": "K"})
+    found = store(tmp_path / "any", tmp_path / "a.nc", frequency="6h")
+    np.testing.assert_array_equal(found.dates, DATES[1:6])
+    found = store(tmp_path / "asked", tmp_path / "a.nc", frequency="6h", period=["2020-02-27T03", "2020-02-28"])
+    np.testing.assert_array_equal(found.dates, hours[:19:6])
+    netcdf(tmp_path / "noon.nc", dates=DATES[2::4], units={"t2m": "K"})
+    found = store(tmp_path / "noon", tmp_path / "noon.nc", frequency="1d")
+    np.testing.assert_array_equal(found.dates, DATES[2::4])
+
+
 def test_a_single_date_needs_a_frequency(tmp_path: Path) -> None:
     netcdf(tmp_path / "a.nc", dates=DATES[:1])
     refused(tmp_path, tmp_path / "a.nc", "a single date, 2020-02-27T00: give source.frequency")

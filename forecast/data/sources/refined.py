@@ -93,7 +93,7 @@ class Refined:
         if section.period is not None:
             wanted = dates[(dates >= section.period[0]) & (dates <= section.period[1])]
         if wanted.size and section.frequency is not None:
-            wanted = wanted[(wanted - wanted[0]) % section.frequency == np.timedelta64(0, "s")]
+            wanted = wanted[(wanted - self._first(wanted)) % section.frequency == np.timedelta64(0, "s")]
         if self._sums and wanted.size:
             there = np.isin(self._needed(wanted, every=True), dates).reshape(len(wanted), -1)
             whole = np.asarray(there.all(axis=1))
@@ -107,6 +107,13 @@ class Refined:
                 f"no date from {first} to {last}: the archive has {format_time(dates[0])} to {format_time(dates[-1])}"
             )
         return wanted
+
+    def _first(self, dates: np.ndarray) -> np.datetime64:
+        """Where the steps are counted from: the beginning asked for, else 00 UTC, else the first date."""
+        first: np.datetime64 = dates[0]
+        midnights = dates[dates == dates.astype("datetime64[D]")]
+        asked = self._section.period is not None and self._section.period[0] == first
+        return first if asked or not midnights.size else midnights[0]
 
     def _needed(self, dates: np.ndarray, every: bool = False) -> np.ndarray:
         """Dates of the source that these are made of: sorted, or in order and with repeats (`every`)."""
