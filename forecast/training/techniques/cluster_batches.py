@@ -15,7 +15,7 @@ from forecast.core.grids import from_points
 from forecast.data.sampler import Draw
 from forecast.models.offers import coarse_cells
 from forecast.training.curriculum import Update
-from forecast.training.techniques.base import Make, Technique
+from forecast.training.techniques.base import Make, Run, Technique
 
 _ROUNDS = 50
 
@@ -28,6 +28,10 @@ class ClusterBatches(Technique[sections.ClusterBatches]):
     cluster it is plain training. Reads every state once, at the start; the labels are saved with the run.
     """
 
+    def __init__(self, section: sections.ClusterBatches, run: Run) -> None:
+        super().__init__(section, run)
+        self._ordered = lru_cache(maxsize=4)(self._order)  # its own: a cache of the class would keep the run
+
     def draw(self, plan: Update, windows: np.ndarray, make: Make) -> Draw:
         """The windows of this update in the rearranged order."""
         place = make(windows)
@@ -37,10 +41,9 @@ class ClusterBatches(Technique[sections.ClusterBatches]):
             self.kept["labels"] = torch.from_numpy(self._labels()).to(self.run.device)
         size, count = len(place.keys), len(windows)
         at = (place.update - plan.since) * size + np.arange(size)
-        chosen = [self._order(plan.rollout, plan.since, int(i) // count, size)[int(i) % count] for i in at]
+        chosen = [self._ordered(plan.rollout, plan.since, int(i) // count, size)[int(i) % count] for i in at]
         return replace(place, windows=windows[np.array(chosen)])
 
-    @lru_cache(maxsize=4)  # noqa: B019 - a technique lives as long as its run
     def _order(self, rollout: int, since: int, epoch: int, size: int) -> np.ndarray:
         data = self.run.data
         every = np.searchsorted(data.windows(1), data.windows(rollout))
