@@ -1,10 +1,12 @@
 """Tropical cyclones: an analytic vortex is found where it is, followed where it goes, and nothing else is."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from forecast.core import grids
 from forecast.core.errors import ForecastError
@@ -131,3 +133,20 @@ def test_a_truth_without_pressure_or_cyclones_is_refused(stores, tmp_path) -> No
     with pytest.raises(ForecastError, match="no tropical cyclone at any of 1 starts"):
         scores.score_cyclones(stores[0], flat, tmp_path / "out")
     assert Criteria().gap == 24 * HOUR
+
+
+def test_a_cyclone_of_era5_is_found_where_its_pressure_is_lowest_and_moves_as_cyclones_do(real_data: Path) -> None:
+    """Off the north-west of Australia in March 2026, at 1 degree, 22 h apart: pressure and wind alone."""
+    fields = xr.open_zarr(real_data / "zarr/era5_sfc_global_1deg_7h_202603.zarr", consolidated=False)
+    fields = fields.sel(latitude=slice(5, -35), longitude=slice(95, 140))  # what is asked lies well inside
+    grid, track = grids.latlon(fields["latitude"].values, fields["longitude"].values), []
+    for time in (0, 3, 6):
+        names = {"msl": "msl", "10u": "u10", "10v": "v10"}
+        state = {name: fields[there].isel(time_index=time).values.ravel() for name, there in names.items()}
+        (centre,) = (c for c in Finder(grid).centres(state) if c.pressure < 99000)
+        deepest = int(np.argmin(state["msl"]))
+        assert distance(centre, Centre(grid.latitudes[deepest], grid.longitudes[deepest], 0, 0)) < 120
+        assert centre.pressure <= state["msl"].min() + 50 and 20 < centre.wind < 35
+        track.append(centre)
+    assert all(150 < distance(a, b) < 22 * 30 for a, b in itertools.pairwise(track))
+    assert track[0].pressure > track[1].pressure > track[2].pressure and track[2].longitude < track[0].longitude
