@@ -55,10 +55,20 @@ def test_normals_are_those_of_the_libraries_logarithm_and_cosine():
         (77, 2**32 - 1),
         (2**32 - 1, 2**30 + 1),
     ]
-    for radial, angular in edges:
+    lanes, got = np.resize(np.array(edges, np.uint64), (normals.LANES, 2)), np.empty(normals.LANES)
+    normals._normals(lanes[:, 0].copy(), lanes[:, 1].copy(), got)
+    for (radial, angular), value in zip(edges, got, strict=False):
         exact = np.sqrt(-2 * np.log((radial + np.longdouble(0.5)) / 2**32)) * _cosine(angular)
-        got = normals._normal(float(radial), float(angular))
-        assert abs(got - float(exact)) <= 1e-15 * abs(float(exact))
+        assert abs(value - float(exact)) <= 1e-15 * abs(float(exact))
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 511, 512, 1300])
+@pytest.mark.parametrize("offset", [0, 1, 7, 2**33 + 1])
+def test_normals_from_any_element_on_are_those_of_the_whole(size, offset):
+    """Edges of the blocks that are computed side by side: one element after another gives the same bits."""
+    whole = seeding.normal(5, size, offset)
+    some = range(0, size, max(1, size // 40))
+    assert all(whole[i] == seeding.normal(5, 1, offset + i)[0] for i in some)
 
 
 def _cosine(angular: int) -> np.longdouble:
