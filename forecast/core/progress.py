@@ -66,7 +66,8 @@ def bar(description: str, total: float) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+    shown = console.is_terminal  # otherwise a thread would draw ten bars a second that nobody sees
+    with Progress(*columns, console=console, disable=not shown, refresh_per_second=4) as progress:
         held = Bar(progress, progress.add_task(description, total=total, note=""))
         yield held
     if not console.is_terminal:

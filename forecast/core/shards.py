@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc
+from numcodecs import blosc
 from zarr.codecs import BloscCodec
 
 from forecast.core.errors import ForecastError
@@ -20,7 +20,6 @@ from forecast.core.errors import ForecastError
 CODEC = BloscCodec(typesize=4, cname="lz4", clevel=1, shuffle="shuffle", blocksize=0)
 """The compressor that zarr has to be told of."""
 
-_blosc = Blosc(cname="lz4", clevel=1, shuffle=Blosc.SHUFFLE)
 _ABSENT = np.iinfo(np.uint64).max
 _CHECKSUM = 4
 
@@ -31,7 +30,7 @@ def encode(chunks: np.ndarray, slots: int) -> bytes:
     Args:
         chunks: (C, G) float32, C <= slots, rows contiguous.
     """
-    parts = (_blosc.encode(np.ascontiguousarray(chunk, "<f4")) for chunk in chunks)
+    parts = (blosc.compress(np.ascontiguousarray(chunk, "<f4"), b"lz4", 1, blosc.SHUFFLE) for chunk in chunks)
     return b"".join(assemble(enumerate(parts), slots))
 
 
@@ -63,8 +62,9 @@ def decode(shard: bytes, slots: int, out: np.ndarray) -> None:
     if len(table) != 16 * slots or checksum(table) != crc:
         raise ForecastError("torn shard")
     index = np.frombuffer(table, "<u8").reshape(slots, 2)
+    data = memoryview(shard)
     for row, (offset, length) in zip(out, index.tolist(), strict=False):
         if length == _ABSENT:
             row[:] = np.nan
         else:
-            _blosc.decode(shard[offset : offset + length], row)
+            blosc.decompress(data[offset : offset + length], row)

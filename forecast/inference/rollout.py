@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from forecast.models import noise
 from forecast.models.attention import NeighbourAttention
 from forecast.models.base import Forecaster, clock
 
+Item = TypeVar("Item")
 CALL_POINTS = 2**16
 """grid points that keep a GPU busy"""
 MOST = 16
@@ -40,7 +42,8 @@ class Calls:
             if isinstance(module, NeighbourAttention):
                 module.freeze()
         threads = torch.get_num_threads() if on_cpu else 1
-        self._pool = ThreadPoolExecutor(threads, "members", initializer=torch.set_num_threads, initargs=(1,))
+        pool = ThreadPoolExecutor(threads, "members", initializer=torch.set_num_threads, initargs=(1,))
+        self._map: Callable[..., Iterator[Tensor]] = pool.map if threads > 1 else map
 
     def step(
         self, window: Tensor, date: np.datetime64, number: int, members: Sequence[int], keys: Sequence[int]
@@ -62,10 +65,11 @@ class Calls:
                 slots[members[row] % self.size] = row
             with torch.inference_mode():
                 xi = noise.draw([keys[row] for row in slots], self.model.noise_shape, self.device)
-                states = self.model.step(window[slots][None], known, number == 0, xi[None], times, events=True)[0]
-                return states[[members[row] % self.size for row in rows]]
+                given = _rows(window, slots)[None]
+                states = self.model.step(given, known, number == 0, xi[None], times, events=True)[0]
+                return _rows(states, [members[row] % self.size for row in rows])
 
-        done = torch.cat(list(self._pool.map(call, calls.values())))
+        done = torch.cat(list(self._map(call, calls.values())))
         rows = [row for group in calls.values() for row in group]
         return done if rows == sorted(rows) else done[torch.tensor(rows).argsort()]
 
@@ -90,7 +94,22 @@ def rollout(
     for s in range(steps):
         state = calls.step(window, start + s * step, s, members, noise_keys(seed, start, members, s + 1))
         yield state
-        window = torch.cat([window[:, 1:], state[:, None, :, : window.shape[-1]]], dim=1)
+        newest = state[:, None, :, : window.shape[-1]]
+        window = newest if window.shape[1] == 1 else torch.cat([window[:, 1:], newest], dim=1)
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; each is made, in another thread, while the caller is at work on the one before."""
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def _rows(states: Tensor, rows: list[int]) -> Tensor:
+    """states[rows], without a copy of a single row."""
+    return states.narrow(0, rows[0], 1) if len(rows) == 1 else states[rows]
 
 
 def noise_keys(seed: int, start: np.datetime64, members: Sequence[int], step: int) -> list[int]:

@@ -21,7 +21,7 @@ from forecast.core.grids import Grid
 from forecast.core.store import Store
 from forecast.core.times import format_duration, format_time
 from forecast.data.forcings import Forcings, static_fields
-from forecast.inference.rollout import Calls, rollout
+from forecast.inference.rollout import Calls, ahead, rollout
 from forecast.models.fields import Fields
 from forecast.models.forecaster import Forecaster
 from forecast.models.serialise import load_forecaster
@@ -136,7 +136,7 @@ class LearntSystem:
         """States (M, V, G) float32 at steps 0 (the initial states), 1, ..., `steps`; see `ensemble.System`."""
         initial = self._initial(start, members)
         window = torch.from_numpy(initial).to(self._calls.device).transpose(-1, -2).contiguous()
-        states = rollout(self._calls, window, start, members, self.seed, steps)
+        states = ahead(rollout(self._calls, window, start, members, self.seed, steps))
         unknown = np.full((len(initial), len(self._events), initial.shape[-1]), np.nan, np.float32)
         first = np.concatenate([initial[:, -1], unknown], axis=1)
         for step, fields in enumerate(chain([first], map(_to_numpy, states))):
