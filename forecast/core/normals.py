@@ -52,7 +52,7 @@ def fill(key: np.uint64, offset: np.uint64, out: np.ndarray) -> None:
         if first >= 0 and first + 2 * LANES <= size:
             _interleave(pair[0], pair[1], out[first : first + 2 * LANES])
         else:
-            for i in range(max(first, 0), min(first + 2 * LANES, size)):
+            for i in range(max(first, 0), min(first + 2 * LANES, size)):  # type: ignore[call-overload]
                 out[i] = np.float32(pair[(i - first) & 1, (i - first) >> 1])
 
 

@@ -164,9 +164,7 @@ class Forecaster(nn.Module):
         states = self.normalise.inverse(outcome.state)
         if present is not None:
             states = torch.cat([states[..., :p].where(present[:, :, -1], torch.nan), states[..., p:]], dim=-1)
-        if not (events and self.terms.probabilities):
-            return states
-        return torch.cat([states, self.terms.predict(outcome.features.hidden)], dim=-1)
+        return torch.cat([states, self.terms.predict(outcome.features.hidden)], dim=-1) if events else states
 
     def training_loss(self, batch: Batch, members: int, noise_keys: Sequence[int]) -> dict[str, Tensor]:
         """Terms of the loss of a rollout of `batch.rollout` steps, averaged over steps.
