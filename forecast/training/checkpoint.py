@@ -22,7 +22,8 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from forecast.core.errors import ForecastError
 from forecast.core.progress import console
 from forecast.core.sections import KeepSection
-from forecast.training.mesh import patience
+from forecast.training import rendezvous
+from forecast.training.mesh import be_patient
 from forecast.training.storage import Manifest, Writer, fingerprint, sync
 
 _MANIFEST = "files.json"
@@ -59,7 +60,8 @@ class Checkpoints:
         """
         self.wait()
         if dist.is_initialized() and self._group is None:  # its messages must not mix with those of training
-            self._group = dist.new_group(backend="gloo", timeout=patience())
+            self._group = dist.new_group(backend="gloo", timeout=rendezvous.waits())
+            be_patient(self._group)
         staged = BlockingAsyncStager().stage(tensors)
         target = self.folder / f"update-{update:08d}"
         self._writing = self._thread.submit(self._write, target, staged, describe, best)

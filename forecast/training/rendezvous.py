@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import time
+import uuid
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -24,18 +25,27 @@ SECONDS = 60.0
 def meet(here: World, about: Mapping[str, str]) -> dist.Store:
     """The store of all processes, once all have come and agree in `about` and in versions.
 
+    It holds nothing of earlier starts: torchrun keeps one store over its restarts, and who read there what processes
+    that are gone have left would wait for them, or go on from where they were.
+
     Raises:
         ForecastError: on every rank: rank 0 is not reached, processes do not come, or they differ.
     """
-    seconds = float(os.environ.get("FORECAST_RENDEZVOUS_SECONDS", SECONDS))
-    store = _store(here, seconds)
+    seconds = waits().total_seconds()
+    everyones = _store(here, seconds)
     mine = {"forecast": forecast.__version__, "torch": torch.__version__, "python": platform.python_version(), **about}
-    store.set(f"about/{here.rank}", json.dumps([socket.gethostname(), mine]))
+    said = json.dumps([socket.gethostname(), mine])
     if here.rank == 0:
+        place = uuid.uuid4().hex
+        store = dist.PrefixStore(place, everyones)
+        store.set("about/0", said)
+        _admit(everyones, place, here.size, seconds)
         fault = _fault(store, here.size, seconds)
         store.set("verdict", fault)
     else:
         try:
+            store = dist.PrefixStore(_admission(everyones, here.rank, seconds), everyones)
+            store.set(f"about/{here.rank}", said)
             fault = _read(store, "verdict", seconds + 10)
         except RuntimeError:
             fault = f"rank 0 at {here.address}:{here.port} did not answer within {seconds:g} s"
@@ -43,6 +53,31 @@ def meet(here: World, about: Mapping[str, str]) -> dist.Store:
         raise ForecastError(fault)
     store.set_timeout(timedelta(hours=1))
     return store
+
+
+def waits() -> timedelta:
+    """How long processes wait for each other at the start, and wherever they connect."""
+    return timedelta(seconds=float(os.environ.get("FORECAST_RENDEZVOUS_SECONDS", SECONDS)))
+
+
+def _admit(everyones: dist.Store, place: str, ranks: int, seconds: float) -> None:
+    """Rank 0: tell all who ask where this start meets, until all have come there or time is up."""
+    until, missing, told = time.monotonic() + seconds, set(range(1, ranks)), set[str]()
+    while missing and time.monotonic() < until:
+        for rank in sorted(missing):
+            if everyones.check([f"asks/{rank}"]) and (name := everyones.get(f"asks/{rank}").decode()) not in told:
+                everyones.set(f"meets/{name}", place)  # it may be the name of a process that is gone
+                told.add(name)
+            if everyones.check([f"{place}/about/{rank}"]):
+                missing.discard(rank)
+        time.sleep(0.01)
+
+
+def _admission(everyones: dist.Store, rank: int, seconds: float) -> str:
+    """The others: where this start meets, asked under a name that no process had before."""
+    name = uuid.uuid4().hex
+    everyones.set(f"asks/{rank}", name)
+    return _read(everyones, f"meets/{name}", seconds)
 
 
 def _store(here: World, seconds: float) -> dist.Store:
@@ -62,18 +97,14 @@ def _store(here: World, seconds: float) -> dist.Store:
 
 def _fault(store: dist.Store, ranks: int, seconds: float) -> str:
     """What keeps the processes from starting, if anything."""
-    until, told, missing = time.monotonic() + seconds, dict[int, tuple[str, dict[str, str]]](), list[int]()
-    for rank in range(ranks):
-        try:
-            host, about = json.loads(_read(store, f"about/{rank}", max(until - time.monotonic(), 0.1)))
-            told[rank] = (host, about)
-        except RuntimeError:
-            missing.append(rank)
+    missing = [rank for rank in range(ranks) if not store.check([f"about/{rank}"])]
     if missing:
-        return f"only {len(told)} of {ranks} processes came within {seconds:g} s: no word from rank {_some(missing)}"
+        came = f"only {ranks - len(missing)} of {ranks} processes came within {seconds:g} s"
+        return f"{came}: no word from rank {_some(missing)}"
+    told = [json.loads(store.get(f"about/{rank}")) for rank in range(ranks)]
     _, mine = told[0]
     for name in mine:
-        others = [rank for rank, (_, about) in told.items() if about.get(name) != mine[name]]
+        others = [rank for rank, (_, about) in enumerate(told) if about.get(name) != mine[name]]
         if others:
             host, theirs = told[others[0]]
             return (

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from forecast.core.errors import ForecastError
 from forecast.core.world import World
@@ -55,6 +56,20 @@ def test_mixed_versions_are_told_to_all_with_rank_and_host(port: int) -> None:
     assert told[1]  # what it is does not matter: rank 0 speaks
     assert told[0].startswith("processes differ in forecast: 1.0 on rank 0 (")
     assert "1.1 on rank 1 (" in told[0] and "\n" not in told[0]
+
+
+def test_a_second_start_on_the_same_store_sees_nothing_of_the_first(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after torchrun's restart, rank 0 being there long before the others."""
+    everyones = dist.HashStore()
+    monkeypatch.setattr(rendezvous, "_store", lambda here, seconds: everyones)
+    with ThreadPoolExecutor(2) as pool:
+        for start in ("first", "second"):
+            early = pool.submit(rendezvous.meet, World(0, 2, 0, "localhost", port), {})
+            time.sleep(0.2)
+            late = rendezvous.meet(World(1, 2, 1, "localhost", port), {})
+            assert not early.result().check(["said"]) and not late.check(["said"])
+            early.result().set("said", start)
+            assert late.get("said").decode() == start
 
 
 def test_nobody_there_is_told_in_seconds(port: int) -> None:
