@@ -22,8 +22,7 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from forecast.core.errors import ForecastError
 from forecast.core.progress import console
 from forecast.core.sections import KeepSection
-from forecast.training import rendezvous
-from forecast.training.mesh import be_patient
+from forecast.training.mesh import patience
 from forecast.training.storage import Manifest, Writer, fingerprint, sync
 
 _MANIFEST = "files.json"
@@ -60,8 +59,7 @@ class Checkpoints:
         """
         self.wait()
         if dist.is_initialized() and self._group is None:  # its messages must not mix with those of training
-            self._group = dist.new_group(backend="gloo", timeout=rendezvous.waits())
-            be_patient(self._group)
+            self._group = dist.new_group(backend="gloo", timeout=patience())
         staged = BlockingAsyncStager().stage(tensors)
         target = self.folder / f"update-{update:08d}"
         self._writing = self._thread.submit(self._write, target, staged, describe, best)

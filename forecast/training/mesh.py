@@ -23,7 +23,6 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # before there are groups: at its import it keeps the one of all for good
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from forecast.core.errors import ForecastError, Stopped
 from forecast.core.progress import console
@@ -294,12 +293,10 @@ def joined(section: TrainingSection, about: Mapping[str, str] | None = None) -> 
     if kind == "cuda":
         torch.cuda.set_device(here.local % torch.cuda.device_count())
     backend = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo"}[kind]
-    timeout = rendezvous.waits()
-    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=timeout)
+    dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=patience())
     mesh = Mesh(here, store=store)
     try:
         mesh.over(init_device_mesh(kind, shape, mesh_dim_names=AXES))
-        be_patient(None, *(axis.group for axis in mesh._axes))
         console.print(f"mesh of {here.size} processes: {mesh}")
         with mesh.one_voice(), mesh.ending():
             yield mesh
@@ -316,15 +313,6 @@ def joined(section: TrainingSection, about: Mapping[str, str] | None = None) -> 
 def patience() -> timedelta:
     """How long a process waits for the others within a run: validation and checkpoints take their time."""
     return timedelta(seconds=float(os.environ.get("FORECAST_COLLECTIVE_SECONDS", "1800")))
-
-
-def be_patient(*groups: dist.ProcessGroup | None) -> None:
-    """Let groups that were made within `rendezvous.waits` wait for `patience` from now on.
-
-    While a group is made its processes connect, and one that has died keeps the others until the group's own timeout.
-    """
-    for group in groups:
-        _set_pg_timeout(patience(), group)
 
 
 def _axis(mesh: Any, name: str) -> Axis:

@@ -31,7 +31,7 @@ def meet(here: World, about: Mapping[str, str]) -> dist.Store:
     Raises:
         ForecastError: on every rank: rank 0 is not reached, processes do not come, or they differ.
     """
-    seconds = waits().total_seconds()
+    seconds = float(os.environ.get("FORECAST_RENDEZVOUS_SECONDS", SECONDS))
     everyones = _store(here, seconds)
     mine = {"forecast": forecast.__version__, "torch": torch.__version__, "python": platform.python_version(), **about}
     said = json.dumps([socket.gethostname(), mine])
@@ -53,11 +53,6 @@ def meet(here: World, about: Mapping[str, str]) -> dist.Store:
         raise ForecastError(fault)
     store.set_timeout(timedelta(hours=1))
     return store
-
-
-def waits() -> timedelta:
-    """How long processes wait for each other at the start, and wherever they connect."""
-    return timedelta(seconds=float(os.environ.get("FORECAST_RENDEZVOUS_SECONDS", SECONDS)))
 
 
 def _admit(everyones: dist.Store, place: str, ranks: int, seconds: float) -> None:
